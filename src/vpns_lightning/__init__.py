@@ -1,0 +1,132 @@
+"""Visual prompts and weight masks, learned together and compared fairly.
+
+The names below are loaded on first use, so that ``vpns --version`` need not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vpns_lightning._version import __version__
+
+if TYPE_CHECKING:
+    from vpns_lightning.data import (
+        CIFAR10,
+        CIFAR100,
+        DTD,
+        Digits,
+        Flowers102,
+        Food101,
+        ImageData,
+        ImageFolder,
+        ImageNet,
+        OxfordPets,
+        StanfordCars,
+        TinyImageNet,
+    )
+    from vpns_lightning.errors import UserError
+    from vpns_lightning.exporting import export
+    from vpns_lightning.network import (
+        ExpansivePrompt,
+        FixPrompt,
+        FrequencyMapping,
+        IdentityMapping,
+        IterativeMapping,
+        LabelMapping,
+        LinearHead,
+        LowRankPrompt,
+        PadPrompt,
+        Prompt,
+        PromptedClassifier,
+        RandomMapping,
+        RandomPrompt,
+    )
+    from vpns_lightning.pipeline import fit_stages
+    from vpns_lightning.pruners import Dense, Hydra, LearnedScores, Pruner
+    from vpns_lightning.stages import MaskFinding, SubnetworkTuning
+
+_HOMES = {
+    "data": (
+        "CIFAR10",
+        "CIFAR100",
+        "TinyImageNet",
+        "ImageNet",
+        "Flowers102",
+        "DTD",
+        "Food101",
+        "OxfordPets",
+        "StanfordCars",
+        "ImageFolder",
+        "Digits",
+        "ImageData",
+    ),
+    "network": (
+        "PromptedClassifier",
+        "PadPrompt",
+        "FixPrompt",
+        "RandomPrompt",
+        "ExpansivePrompt",
+        "LowRankPrompt",
+        "Prompt",
+        "FrequencyMapping",
+        "IterativeMapping",
+        "RandomMapping",
+        "IdentityMapping",
+        "LinearHead",
+        "LabelMapping",
+    ),
+    "pruners": ("Hydra", "Dense", "LearnedScores", "Pruner"),
+    "stages": ("MaskFinding", "SubnetworkTuning"),
+    "pipeline": ("fit_stages",),
+    "exporting": ("export",),
+    "errors": ("UserError",),
+}
+_HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022  # in the order a reader meets them
+    "__version__",
+    "CIFAR10",
+    "CIFAR100",
+    "TinyImageNet",
+    "ImageNet",
+    "Flowers102",
+    "DTD",
+    "Food101",
+    "OxfordPets",
+    "StanfordCars",
+    "ImageFolder",
+    "Digits",
+    "ImageData",
+    "PromptedClassifier",
+    "PadPrompt",
+    "FixPrompt",
+    "RandomPrompt",
+    "ExpansivePrompt",
+    "LowRankPrompt",
+    "Prompt",
+    "FrequencyMapping",
+    "IterativeMapping",
+    "RandomMapping",
+    "IdentityMapping",
+    "LinearHead",
+    "LabelMapping",
+    "Hydra",
+    "Dense",
+    "LearnedScores",
+    "Pruner",
+    "MaskFinding",
+    "SubnetworkTuning",
+    "fit_stages",
+    "export",
+    "UserError",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # any public name
+    """Return a public name from its room, importing that on first use."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,109 @@
+"""The end of a stage: freeze the masks and hand the network on."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lightning.pytorch as pl
+import torch
+
+from vpns_lightning.handoff import save_network, synchronise
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pruners.base import collapsed_layers
+from vpns_lightning.sparsity import sparsity_report, unbake
+from vpns_lightning.stages import MaskFinding, Stage
+
+Evaluate: TypeAlias = Callable[[PromptedClassifier], dict[str, Any]]
+
+
+def freeze(stage: Stage) -> None:
+    """Let the pruner of a finding stage write its final masks; warn of layers left empty."""
+    if not isinstance(stage, MaskFinding):
+        return
+    stage.pruner.finish(stage.network, stage.sparsity)
+    for name in collapsed_layers(stage.network):
+        pl.utilities.rank_zero_warn(
+            f"layer collapse: nothing is kept of layer {name!r}, so no signal passes through it"
+        )
+
+
+class FreezeMasks(pl.Callback):
+    """Freeze the masks after the last epoch, check that all processes agree, write the hand-off.
+
+    Args:
+        path: The hand-off file.
+        facts: Facts about the run to store in it, extended by what this stage cost and reached.
+        evaluate: Measures the network on the test images, on the first process alone.
+    """
+
+    def __init__(self, path: Path, facts: dict[str, Any], evaluate: Evaluate) -> None:
+        self.path = path
+        self.facts = facts
+        self.evaluate = evaluate
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand on, before Lightning tears the processes down."""
+        assert isinstance(pl_module, Stage)
+        pl_module.check_finite()
+        unbake(pl_module.network.backbone)
+        freeze(pl_module)
+        synchronise(pl_module.network)
+        self.facts["stages"][pl_module.stage] = stage_costs(trainer, pl_module)
+        if trainer.is_global_zero:
+            hand_on(self.path, pl_module, self.facts, self.evaluate)
+        trainer.strategy.barrier("hand-off")
+
+
+def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
+    """Measure the network of a finished stage and write the hand-off."""
+    facts["stages"].setdefault(stage.stage, {})["accuracy"] = evaluate(stage.network)
+    sparsity = sparsity_report(stage.network.backbone).sparsity
+    save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
+
+
+def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
+    """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics."""
+    clock = next((c for c in trainer.callbacks if isinstance(c, StageClock)), None)  # type: ignore[attr-defined]  # set by Trainer
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {
+        "epochs": stage.epochs,
+        "gradient_steps": trainer.global_step,
+        "forward_backward_passes": stage.passes,
+        "seconds": round(clock.total(), 3) if clock else None,
+        "peak_memory_bytes": _peak_memory(trainer.strategy.root_device),
+        "metrics": {k: v for k, v in metrics.items() if "/sparsity/" not in k},
+    }
+
+
+class StageClock(pl.Callback):
+    """Seconds a stage trained, interruptions left out and resumed parts added."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._started: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting."""
+        self._started = time.monotonic()
+
+    def total(self) -> float:
+        """Return the seconds so far."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._before + running
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"seconds": self.total()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._before = state_dict["seconds"]
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # not on every platform
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,79 @@
+"""The ``vpns`` command; nothing heavy is imported before a subcommand needs it."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from vpns_lightning._version import __version__
+from vpns_lightning.errors import UserError, nearest
+
+# subcommand: (module, what it does)
+COMMANDS = {
+    "fit": ("fit", "find a sparse subnetwork and its prompt, tune them; run again to resume"),
+    "test": ("test", "measure the accuracy of a finished run"),
+    "predict": ("predict", "classify a folder of images with a finished run, into a CSV file"),
+    "export": ("export", "write a finished run's network as .safetensors, .pt2 or .onnx"),
+    "data": ("data", "check a data set: layout, counts and a sample of images"),
+}
+EXAMPLES = """\
+examples:
+  vpns fit --config configs/quickstart.yaml
+  vpns fit --config configs/resnet18_cifar100.yaml --find.sparsity 0.8 \\
+           --trainer.default_root_dir runs/s80
+  vpns test --run runs/quickstart
+  vpns data check --data CIFAR100 --data.root data"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Exit status: 0 done, 2 wrong input (one line on stderr says what to change), 130 interrupted,
+    143 stopped by SIGTERM after saving.
+
+    Args:
+        argv: Arguments without the program's name; those of the process where None.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else "--help"
+    if command in {"-h", "--help", "help"}:
+        print(_help())
+    elif command in {"-V", "--version"}:
+        print(f"vpns {__version__}")
+    elif command not in COMMANDS:
+        allowed = ", ".join(COMMANDS)
+        _refuse(f"unknown subcommand {command!r}{nearest(command, COMMANDS)}; allowed: {allowed}")
+    else:
+        _run(COMMANDS[command][0], arguments[1:])
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    module = import_module(f"vpns_lightning.commands.{name}")
+    try:
+        module.run(arguments)
+    except UserError as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last epoch", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse(reason: str) -> None:
+    print(f"vpns: error: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vpns <subcommand> [options]      vpns <subcommand> --help",
+            "",
+            "Visual prompts and weight masks, learned together and compared fairly.",
+            "",
+            "subcommands:",
+            *lines,
+            "",
+            EXAMPLES,
+        ]
+    )

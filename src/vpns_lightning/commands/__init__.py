@@ -1,0 +1,1 @@
+"""The subcommands of ``vpns``, one file each, with a function ``run(arguments)``."""

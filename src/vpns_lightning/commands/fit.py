@@ -1,0 +1,158 @@
+"""``vpns fit``: warm-up, mask finding and tuning from one config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from vpns_lightning.callbacks import check_precision
+from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.data import ImageData
+from vpns_lightning.loggers import prepare_wandb
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pipeline import fit_stages
+from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.sparsity import check_sparsity
+from vpns_lightning.stages import MaskFinding, SubnetworkTuning
+
+# of the Trainer, what the stages or the pipeline decide
+NOT_THE_MACHINE = {
+    "max_epochs",
+    "min_epochs",
+    "max_steps",
+    "min_steps",
+    "max_time",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "enable_checkpointing",
+    "use_distributed_sampler",
+    "reload_dataloaders_every_n_epochs",
+    "barebones",
+    "fast_dev_run",
+    "num_sanity_val_steps",
+    "overfit_batches",
+    "enable_autolog_hparams",
+    "model_registry",
+}
+
+
+def fit_parser() -> ArgumentParser:
+    """Return the parser of ``vpns fit``; its keys are those of a config file."""
+    parser = ArgumentParser(
+        prog="vpns fit",
+        description=(
+            "Find a sparse subnetwork and its visual prompt, then tune both. Several --config files "
+            "and options may follow each other, later ones win. The same command resumes an "
+            "interrupted run. --plugins FILE.py[,...] imports your own pruners, prompts or data."
+        ),
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser.add_argument("--seed_everything", type=int, default=7, help="seed of everything random")
+    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
+    parser.add_class_arguments(PromptedClassifier, "network")
+    parser.add_class_arguments(SubnetworkTuning, "warmup", skip={"stage"})
+    parser.add_class_arguments(MaskFinding, "find")
+    parser.add_class_arguments(SubnetworkTuning, "tune", skip={"stage"})
+    parser.add_class_arguments(
+        Trainer, "trainer", instantiate=False, fail_untyped=False, skip=NOT_THE_MACHINE
+    )
+    parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
+    for stage in ("warmup", "find", "tune"):
+        parser.link_arguments("network", f"{stage}.network", apply_on="instantiate")
+    parser.set_defaults({"warmup.epochs": 0})
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run ``vpns fit``.
+
+    Raises:
+        UserError: The config is wrong, or the run folder holds another run.
+    """
+    parser = fit_parser()
+    config = parse(parser, import_plugins(arguments))
+    check_sparsity(config.find.sparsity)
+    check_precision(config.trainer.precision)
+    folder = RunFolder(config.trainer.default_root_dir or default_folder(config))
+    record = as_record(parser, config)
+    if finished(folder, record):
+        return
+    machine = _machine(config, folder)
+    objects = parser.instantiate_classes(config)
+    for name in ("callbacks", "plugins", "strategy", "profiler", "logger"):
+        machine[name] = objects.trainer.get(name)
+    warmup = objects.warmup if objects.warmup.epochs else None
+    if warmup is not None:
+        warmup.stage = "warmup"
+    fit_stages(
+        objects.network,
+        objects.data,
+        find=objects.find,
+        tune=objects.tune,
+        warmup=warmup,
+        run_dir=str(folder.path),
+        trainer={key: value for key, value in machine.items() if value is not None},
+        seed=config.seed_everything,
+        config=record,
+    )
+
+
+def default_folder(config: Namespace) -> str:
+    """Return ``runs/<backbone>_<data>_<pruner>_s<sparsity>_seed<seed>``."""
+    names = (config.network.backbone, _last(config.data.class_path), _last(config.find.pruner.class_path))
+    level = f"s{100 * config.find.sparsity:g}"
+    return str(Path("runs") / "_".join([*names, level, f"seed{config.seed_everything}"]).lower())
+
+
+def _last(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """Return the config as plain values, without the names of the files it came from."""
+    record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
+    record.pop("config", None)
+    return record
+
+
+def finished(folder: RunFolder, record: dict[str, Any]) -> bool:
+    """Return whether the folder holds the finished run of this very config, and say so.
+
+    Raises:
+        UserError: It holds a run of another config.
+    """
+    if folder.config.is_file():
+        folder.keep_config(record)
+    result = folder.read_result()
+    if result is None:
+        return False
+    if rank_zero_only.rank == 0:
+        print(
+            f"{folder.path} is finished: {result['method']}, sparsity {result['sparsity']:.4f}, "
+            f"test accuracy {result['test_accuracy']:.4f} ({folder.result})"
+        )
+    return True
+
+
+def _machine(config: Namespace, folder: RunFolder) -> dict[str, Any]:
+    """Return the trainer's plain arguments; loggers get the run folder, W&B a way to go offline."""
+    trainer = config.trainer
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for logger in loggers:
+        if not hasattr(logger, "class_path"):
+            continue
+        if rank_zero_only.rank == 0:
+            folder.make()
+        if logger.class_path.endswith("WandbLogger"):
+            name = folder.path.name
+            prepared = prepare_wandb(logger.init_args.as_dict(), folder.path, name)
+            logger.init_args.update(prepared)
+        elif "save_dir" in logger.init_args:
+            logger.init_args.save_dir = str(folder.path)
+    return {k: v for k, v in trainer.as_dict().items() if k != "default_root_dir"}

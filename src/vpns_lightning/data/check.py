@@ -1,0 +1,165 @@
+"""What `vpns data check` verifies and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vpns_lightning.data.images import Split
+from vpns_lightning.errors import UserError
+
+
+class Counts(NamedTuple):
+    """Published number of images in each split."""
+
+    train: int
+    test: int
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A data set that passed its check.
+
+    Attributes:
+        name: Data set.
+        root: Folder given by the user.
+        num_classes: Number of classes.
+        images: Number of images in each split.
+        official: Whether there are public counts, which then agree.
+        decoded: Number of images decoded as a sample.
+        smallest: Width and height in pixels of the smallest image of the sample.
+        largest: Width and height in pixels of the largest image of the sample.
+    """
+
+    name: str
+    root: str
+    num_classes: int
+    images: Mapping[str, int]
+    official: bool
+    decoded: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+
+    def __str__(self) -> str:
+        """Return the report as a user reads it."""
+        counts = ", ".join(f"{count:,} {split}" for split, count in self.images.items())
+        agree = "as published" if self.official else "no public figures to compare with"
+        sizes = " to ".join("{} x {}".format(*size) for size in (self.smallest, self.largest))
+        return (
+            f"{self.name} in {self.root}: {counts} images ({agree}), {self.num_classes} classes; "
+            f"{self.decoded} decoded, {sizes} px"
+        )
+
+
+def check_options(input_size: int, batch_size: int, validation: float) -> None:
+    """Refuse numbers that no data set can be used with.
+
+    Raises:
+        UserError: A number is out of its range.
+    """
+    if min(input_size, batch_size) < 1:
+        raise UserError(
+            f"input_size and batch_size must be >= 1, got {input_size} and {batch_size}"
+        )
+    if not 0 <= validation < 1:
+        raise UserError(
+            f"validation must be in [0, 1), got {validation}; 0 validates on the test split"
+        )
+
+
+def check_images(
+    name: str,
+    root: Path,
+    splits: Mapping[str, Split],
+    counts: Counts | None,
+    sample: int,
+) -> CheckReport:
+    """Verify counts, files and a sample of images.
+
+    Args:
+        name: Data set.
+        root: Folder given by the user.
+        splits: What `check_labels` accepted.
+        counts: Published number of images, None if there is none.
+        sample: Images to decode in each split.
+
+    Raises:
+        UserError: Something is wrong; the message says what, where and what to do.
+    """
+    sizes: list[tuple[int, int]] = []
+    for split_name, split in splits.items():
+        _check_count(name, split_name, split, counts and getattr(counts, split_name))
+        _check_files(name, split_name, split)
+        sizes += _decode_sample(split, sample)
+    return CheckReport(
+        name=name,
+        root=str(root),
+        num_classes=len(splits["train"].class_names),
+        images={split_name: len(split) for split_name, split in splits.items()},
+        official=counts is not None,
+        decoded=len(sizes),
+        smallest=min(sizes),
+        largest=max(sizes),
+    )
+
+
+def check_labels(name: str, split_name: str, split: Split, num_classes: int) -> None:
+    """Verify that labels and classes fit together.
+
+    Raises:
+        UserError: Class names, labels or images are missing, too many or out of range.
+    """
+    where = f"{name}, {split_name} split"
+    if len(split.class_names) != num_classes:
+        raise UserError(
+            f"{where}: expected {num_classes} classes, found {len(split.class_names)}; "
+            f"extract the data set again"
+        )
+    if not len(split):
+        raise UserError(f"{where}: no images found; extract the data set again")
+    images = len(split.files) if split.pixels is None else len(split.pixels)
+    if images != len(split):
+        raise UserError(
+            f"{where}: expected one label for each image, found {images} images and "
+            f"{len(split)} labels; extract the data set again"
+        )
+    lowest, highest = min(split.labels), max(split.labels)
+    if lowest < 0 or highest >= num_classes:
+        raise UserError(
+            f"{where}: expected labels 0..{num_classes - 1}, found {lowest}..{highest}; "
+            f"extract the data set again"
+        )
+
+
+def _check_count(name: str, split_name: str, split: Split, expected: int | None) -> None:
+    if expected is not None and len(split) != expected:
+        raise UserError(
+            f"{name}, {split_name} split: expected {expected:,} images, found {len(split):,}; "
+            f"the data set is incomplete or not the official one: extract it again, or use "
+            f"ImageFolder for a subset"
+        )
+
+
+def _check_files(name: str, split_name: str, split: Split) -> None:
+    absent = [
+        (row, file)
+        for row, file in enumerate(split.files)
+        if not file.is_file() or not file.stat().st_size
+    ]
+    if absent:
+        row, file = absent[0]
+        raise UserError(
+            f"{name}, {split_name} split: {len(absent)} of {len(split):,} image files are missing "
+            f"or empty, the first is image {row}, {file}; extract the data set again"
+        )
+
+
+def _decode_sample(split: Split, sample: int) -> list[tuple[int, int]]:
+    """Return width and height in pixels of `sample` images spread over all classes."""
+    by_class = np.argsort(np.asarray(split.labels), kind="stable")
+    places = np.unique(np.linspace(0, len(split) - 1, min(sample, len(split))).astype(int))
+    return [split.image(int(row)).size for row in by_class[places]]

@@ -1,0 +1,58 @@
+"""Files that are either whole or absent."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vpns_lightning.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that replaces ``path`` once it is complete.
+
+    The content is flushed to disk before the rename, so a kill or a full disk leaves the previous
+    file as it was.
+
+    Raises:
+        UserError: The folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error}): free space or choose "
+            "another folder with trainer.default_root_dir; what was there before is untouched"
+        ) from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is never seen half-written."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Delete temporary files that a killed process left in ``folder`` and below."""
+    for stray in folder.rglob(".*.tmp"):
+        with suppress(OSError):
+            stray.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

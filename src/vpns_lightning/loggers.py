@@ -1,0 +1,133 @@
+"""Loggers: a CSV that survives resuming, and W&B that never stops a run."""
+
+import csv
+import math
+import os
+import socket
+import uuid
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from vpns_lightning.files import whole_file, write_text
+
+COLUMNS = ("stage", "epoch", "step", "metric", "value")
+
+
+class MetricsCSV(Logger):
+    """Append one line a metric to ``metrics.csv``: stage, epoch, step, metric, value.
+
+    Long instead of wide: stages have different metrics, and a killed run leaves whole lines.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Return no name: the file lies in the run folder itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Return no version."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Keep none: ``config.yaml`` is the record."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append all metrics that name their stage."""
+        rows = [
+            (name.split("/")[0], int(metrics.get("epoch", 0)), step, name.split("/", 1)[1], value)
+            for name, value in metrics.items()
+            if "/" in name
+        ]
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerows(rows)
+
+    @rank_zero_only
+    def forget(self, stage: str, epoch: int) -> None:
+        """Drop the lines of ``stage`` from ``epoch`` on, which a resumed run writes again."""
+        if not self.path.exists():
+            return
+        rows = [r for r in read_metrics(self.path) if r["stage"] != stage or r["epoch"] < epoch]
+        with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a ``metrics.csv``, a line cut off by a kill left out."""
+    if not path.exists():
+        return []
+    rows = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                rows.append(
+                    row | {"epoch": int(row["epoch"]), "step": int(row["step"]), "value": float(row["value"])}
+                )
+            except (TypeError, ValueError):
+                continue
+    return [r for r in rows if not math.isinf(r["value"])]
+
+
+def wandb_offline_reason() -> str | None:
+    """Return why W&B must run offline here: no key or no network; None if it need not."""
+    if os.environ.get("WANDB_MODE") in {"offline", "disabled", "dryrun"}:
+        return "WANDB_MODE asks for it"
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    has_key = "WANDB_API_KEY" in os.environ or (
+        netrc.is_file() and "wandb" in netrc.read_text(errors="ignore")
+    )
+    if not has_key:
+        return "there is no key (wandb login, or WANDB_API_KEY)"
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    name, _, port = host.partition(":")
+    try:
+        socket.create_connection((name, int(port or 443)), timeout=3).close()
+    except OSError:
+        return f"{name} cannot be reached"
+    return None
+
+
+def prepare_wandb(init_args: Mapping[str, Any], run_dir: Path, seed_name: str) -> dict[str, Any]:
+    """Return the arguments of a ``WandbLogger`` that resumes its run and works without network.
+
+    Args:
+        init_args: What the config says.
+        run_dir: The run folder; W&B's files and the run's id stay in it.
+        seed_name: Default name of the run.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    args = {name: value for name, value in init_args.items() if value is not None}
+    args["save_dir"] = str(run_dir)
+    args.setdefault("name", seed_name)
+    id_file = run_dir / "wandb_id.txt"
+    if not id_file.is_file():
+        write_text(id_file, args.get("id", uuid.uuid4().hex[:8]) + "\n")
+    args["id"] = id_file.read_text().strip()
+    reason = None if args.get("offline") else wandb_offline_reason()
+    if reason:
+        rank_zero_warn(
+            f"W&B runs offline because {reason}; send the run later with "
+            f"`wandb sync {run_dir}/wandb/offline-run-*`"
+        )
+        args["offline"] = True
+    return args

@@ -1,0 +1,44 @@
+"""The network: prompt, normalisation, masked backbone and label mapping in one module."""
+
+from vpns_lightning.network.backbones import build_backbone, classifier_names, head_of, num_outputs
+from vpns_lightning.network.classifier import PromptedClassifier
+from vpns_lightning.network.mappings import (
+    FrequencyMapping,
+    IdentityMapping,
+    IterativeMapping,
+    LabelMapping,
+    LinearHead,
+    RandomMapping,
+    greedy_assignment,
+)
+from vpns_lightning.network.prompts import (
+    ExpansivePrompt,
+    FixPrompt,
+    LowRankPrompt,
+    PadPrompt,
+    Prompt,
+    RandomPrompt,
+    pad_to_canvas,
+)
+
+__all__ = [
+    "ExpansivePrompt",
+    "FixPrompt",
+    "FrequencyMapping",
+    "IdentityMapping",
+    "IterativeMapping",
+    "LabelMapping",
+    "LinearHead",
+    "LowRankPrompt",
+    "PadPrompt",
+    "Prompt",
+    "PromptedClassifier",
+    "RandomMapping",
+    "RandomPrompt",
+    "build_backbone",
+    "classifier_names",
+    "greedy_assignment",
+    "head_of",
+    "num_outputs",
+    "pad_to_canvas",
+]

@@ -1,0 +1,106 @@
+"""Parameters and multiply-accumulates of a network, defined once.
+
+A MAC is one multiplication with its addition in a convolution or linear layer; FLOPs are twice
+that. Unstructured zeros are not skipped by any runtime, so effective MACs are a count, not a time.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vpns_lightning.network.backbones import head_of
+from vpns_lightning.network.classifier import PromptedClassifier
+from vpns_lightning.sparsity import get_masks, masked_layers
+
+
+class Accounting(NamedTuple):
+    """What a network costs.
+
+    Attributes:
+        parameters: Values of all parameters of the backbone.
+        parameters_kept: The same without pruned weights.
+        prompt_parameters: Values the prompt learns.
+        macs: MACs of one image through convolution and linear layers, dense.
+        effective_macs: The same with each layer's MACs times the fraction it keeps.
+    """
+
+    parameters: int
+    parameters_kept: int
+    prompt_parameters: int
+    macs: int
+    effective_macs: int
+
+
+@torch.no_grad()
+def account(network: PromptedClassifier, input_size: int) -> Accounting:
+    """Count parameters and MACs at the size the backbone really sees.
+
+    Args:
+        network: The network.
+        input_size: Side of the images before prompting, px.
+    """
+    macs = layer_macs(network, input_size)
+    kept = {name: float(mask.float().mean()) for name, mask in get_masks(network.backbone).items()}
+    parameters = sum(p.numel() for p in network.backbone.parameters())
+    pruned = sum(int((~mask).sum()) for mask in get_masks(network.backbone).values())
+    return Accounting(
+        parameters=parameters,
+        parameters_kept=parameters - pruned,
+        prompt_parameters=0 if network.prompt is None else network.prompt.num_parameters,
+        macs=sum(macs.values()),
+        effective_macs=round(sum(count * kept.get(name, 1.0) for name, count in macs.items())),
+    )
+
+
+def layer_macs(network: PromptedClassifier, input_size: int) -> dict[str, int]:
+    """Return the MACs of one image in every convolution and linear layer of the backbone."""
+    macs: dict[str, int] = {}
+
+    def count(name: str, module: nn.Module, output: Tensor) -> None:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        outputs = output.numel() // output.shape[0]
+        macs[name] = macs.get(name, 0) + outputs * weight[0].numel()
+
+    was_training = network.training
+    network.eval()
+    with _hooked(network.backbone, count):
+        network(torch.zeros(1, 3, input_size, input_size, device=network.mean.device))
+    network.train(was_training)
+    return macs
+
+
+@contextmanager
+def _hooked(backbone: nn.Module, count: Any) -> Iterator[None]:  # noqa: ANN401  # a callable of three
+    def hook(name: str) -> Any:  # noqa: ANN401
+        return lambda module, _, output: count(name, module, output)
+
+    handles = [
+        module.register_forward_hook(hook(name))
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def effective_sparsity(network: PromptedClassifier) -> float:
+    """Return the fraction removed among weights that can reach the target logits.
+
+    Head rows of source classes that no target class is mapped to never matter; where the head was
+    not sliced they are left out here.
+    """
+    total = kept = 0
+    head_name, _ = head_of(network.backbone)
+    for name, layer in masked_layers(network.backbone):
+        mask = layer.mask
+        if name == head_name and not network.mapping.sliced:
+            mask = mask[network.mapping.sequence]
+        total, kept = total + mask.numel(), kept + int(mask.sum())
+    return 1 - kept / total if total else 0.0

@@ -1,0 +1,214 @@
+"""One module for training, evaluation and export: prompt, normalisation, backbone, mapping."""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.network.backbones import build_backbone, head_of, num_outputs
+from vpns_lightning.network.mappings import FrequencyMapping, LabelMapping, LinearHead
+from vpns_lightning.network.prompts import Prompt, pad_to_canvas
+from vpns_lightning.sparsity import mask_layers, masked_layers, replace_module
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PromptedClassifier(nn.Module):
+    """Images in [0, 1] to logits of the target classes, through a prompt and a masked backbone.
+
+    Args:
+        backbone: A torchvision classifier by name, or a module that maps (N, 3, S, S) to logits.
+        num_classes: Target classes C.
+        weights: torchvision weights name, a local file (safetensors or state dict), or None.
+        source_classes: Classes of the head where ``weights`` is None; num_classes where None.
+        prompt: The visual prompt, or None for a network without one.
+        mapping: From source to target classes; FrequencyMapping where None.
+        exclude: Regular expressions; layers whose names match are never pruned.
+        pad_plain: Show plain (unprompted) images on the prompt's canvas too, zero-padded; False
+            shows them at their own size, as the released code does.
+        drop_conv_bias: Remove the biases of convolutions, as the released code does to VGG.
+        channels_last: Keep weights and activations in channels-last memory format.
+        compile: Compile the backbone with ``torch.compile`` for training steps; evaluation runs
+            uncompiled.
+        mean: Channel means subtracted after the prompt.
+        std: Channel standard deviations divided by after the prompt.
+
+    Raises:
+        UserError: Backbone, weights, or mapping do not fit (see there).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        num_classes: int,
+        *,
+        weights: str | None = None,
+        source_classes: int | None = None,
+        prompt: Prompt | None = None,
+        mapping: LabelMapping | None = None,
+        exclude: Sequence[str] = (),
+        pad_plain: bool = True,
+        drop_conv_bias: bool = False,
+        channels_last: bool = True,
+        compile: bool = False,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.backbone_name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        self.weights_name = weights
+        self.num_classes = num_classes
+        self.pad_plain = pad_plain
+        self.channels_last = channels_last
+        self.compiled = compile
+        self.prompt = prompt
+        if isinstance(backbone, str):
+            backbone = build_backbone(backbone, weights, source_classes or num_classes)
+        if drop_conv_bias:
+            _drop_conv_biases(backbone)
+        self.backbone = backbone
+        self.mapping = mapping or FrequencyMapping()
+        _, head = head_of(backbone)
+        self.source_classes = num_outputs(head)
+        self.mapping.prepare(self.source_classes, num_classes)
+        if isinstance(self.mapping, LinearHead):
+            self._replace_head(num_classes)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        mask_layers(self.backbone, exclude=exclude)
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        if compile:
+            self.backbone.compile()
+
+    def forward(self, images: Tensor, *, prompted: bool = True) -> Tensor:
+        """Return logits (N, C) of images (N, 3, i, i) in [0, 1].
+
+        Args:
+            images: The batch.
+            prompted: Add the prompt; without one, or with False, images are only padded.
+        """
+        logits: Tensor = self.source_logits(images, prompted=prompted)
+        return self.mapping(logits)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def source_logits(self, images: Tensor, *, prompted: bool = True) -> Tensor:
+        """Return the logits of the backbone's own head, before the mapping."""
+        if self.prompt is not None and prompted:
+            images = self.prompt(images)
+        elif self.prompt is not None and self.pad_plain:
+            images = pad_to_canvas(images, self.prompt.canvas_size)
+        images = (images - self.mean) / self.std
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        # evaluation skips the compiled call: its graphs would cost more than they save
+        logits: Tensor = self.backbone(images) if self.training else self.backbone.forward(images)
+        return logits
+
+    @property
+    def has_prompt(self) -> bool:
+        """Whether the network has a visual prompt."""
+        return self.prompt is not None
+
+    def prunable(self) -> dict[str, nn.Parameter]:
+        """Return layer name to weight of every layer that carries a mask."""
+        return {name: layer.weight for name, layer in masked_layers(self.backbone)}
+
+    @torch.no_grad()
+    def count_predictions(
+        self, batches: Iterable[tuple[Tensor, Tensor]], *, prompted: bool = False
+    ) -> Tensor:
+        """Count which source class is predicted for images of which target class.
+
+        Only the counts are kept, on the device: (source classes, target classes), int64.
+
+        Args:
+            batches: Pairs of images (N, 3, i, i) in [0, 1] and labels (N,), on the device.
+            prompted: Show the images with the prompt.
+
+        Raises:
+            UserError: A label lies outside 0..C-1.
+        """
+        was_training = self.training
+        self.eval()
+        cells = self.source_classes * self.num_classes
+        counts = torch.zeros(cells, dtype=torch.int64, device=self.mean.device)
+        largest = torch.zeros((), dtype=torch.int64, device=self.mean.device)
+        for images, labels in batches:
+            predicted = self.source_logits(images, prompted=prompted).argmax(1)
+            largest = torch.maximum(largest, labels.max())
+            cell = predicted * self.num_classes + labels.clamp(max=self.num_classes - 1)
+            counts.scatter_add_(0, cell, torch.ones_like(cell))
+        self.train(was_training)
+        if int(largest) >= self.num_classes:
+            raise UserError(
+                f"the data have label {int(largest)}, but the network has {self.num_classes} "
+                f"classes (0 to {self.num_classes - 1})"
+            )
+        return counts.view(self.source_classes, self.num_classes)
+
+    def fit_mapping(self, counts: Tensor | None = None) -> None:
+        """Fit the label mapping and, where it says so, keep only the mapped rows of the head.
+
+        Args:
+            counts: From :meth:`count_predictions` where ``mapping.needs_counts``.
+        """
+        self.mapping.fit(counts, self.source_classes)
+        if self.mapping.slice_head and not self.mapping.sliced:
+            self._slice_head()
+
+    @torch.no_grad()
+    def _slice_head(self) -> None:
+        """Keep the mapped rows of the classifier, in target order."""
+        name, head = head_of(self.backbone)
+        rows = self.mapping.sequence.to(head.weight.device)
+        if num_outputs(head) != self.num_classes or not torch.equal(
+            rows, torch.arange(self.num_classes, device=rows.device)
+        ):
+            small = deepcopy(head)
+            for key in ("weight", "bias", "scores"):
+                whole = getattr(head, key, None)
+                if whole is not None:
+                    part = nn.Parameter(whole[rows].clone(), requires_grad=whole.requires_grad)
+                    setattr(small, key, part)
+            if hasattr(small, "mask"):
+                small.mask = head.mask[rows].clone()  # type: ignore[index,operator]  # a buffer of MaskedLayer
+            attribute = "out_features" if isinstance(small, nn.Linear) else "out_channels"
+            setattr(small, attribute, self.num_classes)
+            replace_module(self.backbone, name, small)
+        self.mapping.sliced = True
+
+    def _replace_head(self, num_classes: int) -> None:
+        name, head = head_of(self.backbone)
+        fresh: nn.Module
+        if isinstance(head, nn.Linear):
+            fresh = nn.Linear(head.in_features, num_classes)
+        else:
+            fresh = nn.Conv2d(head.in_channels, num_classes, head.kernel_size)  # type: ignore[arg-type]  # torch types it as a tuple of any length
+        replace_module(self.backbone, name, fresh)
+        self.source_classes = num_classes
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any  # noqa: ANN401
+    ) -> None:
+        """Take the shape of a sliced head before the children load, so that loading is strict."""
+        name, head = head_of(self.backbone)
+        stored = state_dict.get(f"{prefix}backbone.{name}.weight")
+        if stored is not None and bool(state_dict.get(f"{prefix}mapping.fitted", False)):
+            if stored.shape[0] == self.num_classes and self.mapping.slice_head:
+                if num_outputs(head) != self.num_classes:
+                    self._slice_head()
+                self.mapping.sliced = True
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _drop_conv_biases(backbone: nn.Module) -> None:
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            module.bias = None

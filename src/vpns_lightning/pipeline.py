@@ -1,0 +1,322 @@
+"""The order of the stages, their hand-offs, and what is left behind; the only file that knows all."""
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from vpns_lightning.callbacks import (
+    AtomicCheckpointIO,
+    EpochCheckpoint,
+    FreezeMasks,
+    SignalGuard,
+    SparsityMonitor,
+    StageClock,
+    StageProgress,
+    StopRequest,
+    check_precision,
+    freeze,
+    hand_on,
+)
+from vpns_lightning.data import ImageData
+from vpns_lightning.errors import UserError
+from vpns_lightning.evaluation import evaluate
+from vpns_lightning.handoff import load_network, read_about, save_masks
+from vpns_lightning.loggers import MetricsCSV
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.results import collect
+from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.stages import MaskFinding, Stage, SubnetworkTuning
+from vpns_lightning.summary import draw_summary, print_table
+
+
+def fit_stages(
+    network: PromptedClassifier,
+    data: ImageData,
+    *,
+    find: MaskFinding,
+    tune: SubnetworkTuning,
+    warmup: SubnetworkTuning | None = None,
+    run_dir: str = "runs/latest",
+    trainer: Mapping[str, Any] | None = None,
+    seed: int = 7,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run warm-up (if any), mask finding and tuning, or what is left of them, and write the results.
+
+    The run folder is the state: called again with the same arguments, a finished run returns at once
+    and an interrupted one goes on where it was. On a CPU the end is bit-identical to that of an
+    uninterrupted run.
+
+    Args:
+        network: The network; changed in place.
+        data: Its data.
+        find: Stage 1.
+        tune: Stage 2.
+        warmup: Dense training before stage 1.
+        run_dir: The run folder.
+        trainer: Arguments of the Lightning Trainer: the machine, not the method.
+        seed: Of everything random.
+        config: What to store as ``config.yaml``; a short description where None.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        UserError: Something in the input cannot work; nothing expensive has been done by then.
+    """
+    machine = dict(trainer or {})
+    _check(network, data, machine, [s for s in (warmup, find, tune) if s])
+    run = RunFolder(run_dir)
+    with ExitStack() as held:
+        if rank_zero_only.rank == 0:
+            held.enter_context(run.locked())
+            run.keep_config(config or _describe(network, data, find, tune, warmup, seed))
+        done = run.read_result()
+        if done is not None:
+            rank_zero_info(f"{run.path} is finished; see {run.result}")
+            return done
+        stop = StopRequest()
+        held.enter_context(stop.listening())
+        return _Run(run, network, data, machine, seed, stop).through(
+            [stage for stage in (warmup, find, tune) if stage is not None], find
+        )
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        network: PromptedClassifier,
+        data: ImageData,
+        machine: dict[str, Any],
+        seed: int,
+        stop: StopRequest,
+    ) -> None:
+        self.run = run
+        self.network = network
+        self.data = data
+        self.machine = machine
+        self.seed = seed
+        self.stop = stop
+        self.facts: dict[str, Any] = {
+            "seed": seed,
+            "dataset": data.name,
+            "input_size": data.input_size,
+            "stages": {},
+        }
+        self.loggers: list[Logger] = [MetricsCSV(run.metrics), *_as_list(machine.pop("logger", None))]
+        self.evaluate = partial(evaluate, data=data, precision=machine.get("precision", "32-true"))
+        data.seed = seed
+
+    def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
+        """Run the stages that are left, then write the results."""
+        left = self._resume(stages)
+        if left and rank_zero_only.rank == 0:
+            self.data.prepare_data()
+            self.facts["class_names"] = list(self.data.class_names)
+        for stage in left:
+            self._fit(stage)
+        return self._finish(find)
+
+    def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
+        """Load the last hand-off, if there is one, and return the stages after it."""
+        names = [stage.stage for stage in stages]
+        if not self.run.handoff.is_file():
+            return stages
+        finished = read_about(self.run.handoff)["stage"]
+        if finished not in names:
+            raise UserError(
+                f"{self.run.handoff} was written by stage {finished!r}, which this run has not: "
+                f"its stages are {', '.join(names)}"
+            )
+        self.facts = load_network(self.run.handoff, self.network)
+        rank_zero_info(f"stage {finished!r} is done in {self.run.path}; going on after it")
+        return stages[names.index(finished) + 1 :]
+
+    def _fit(self, stage: Stage) -> None:
+        """Run one stage, from its checkpoint if there is one."""
+        stage.seed = self.seed
+        if stage.epochs == 0:
+            self._skip(stage)
+            return
+        checkpoint = self.run.checkpoint(stage.stage)
+        trainer = self._trainer(stage)
+        resume = str(checkpoint) if checkpoint.is_file() else None
+        with warnings.catch_warnings():
+            for message in EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            trainer.fit(stage, datamodule=self.data, ckpt_path=resume, weights_only=True)
+        if not trainer.state.finished:
+            raise KeyboardInterrupt
+        trainer.strategy.checkpoint_io.teardown()
+
+    def _skip(self, stage: Stage) -> None:
+        """Hand on from a stage without epochs: a dense run finds nothing, for instance."""
+        if not bool(self.network.mapping.fitted):
+            raise UserError(
+                f"stage {stage.stage!r} has no epochs, so nothing would fit the label mapping "
+                f"{type(self.network.mapping).__name__}: give a stage before it some epochs"
+            )
+        freeze(stage)
+        if rank_zero_only.rank == 0:
+            self.facts["stages"][stage.stage] = {"epochs": 0, "gradient_steps": 0}
+            hand_on(self.run.handoff, stage, self.facts, self.evaluate)
+
+    def _trainer(self, stage: Stage) -> pl.Trainer:
+        """Return a Trainer of this stage's own; callbacks are copied, loggers shared."""
+        options = dict(self.machine)
+        theirs = [deepcopy(callback) for callback in _as_list(options.pop("callbacks", None))]
+        checkpoint = self.run.checkpoint(stage.stage)
+        bar = options.pop("enable_progress_bar", True)
+        own_bar = bar and not any(isinstance(callback, ProgressBar) for callback in theirs)
+        trainer = pl.Trainer(
+            **{
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                **options,
+                "max_epochs": stage.epochs,
+                "default_root_dir": str(checkpoint.parent),
+                "logger": self.loggers,
+                "enable_progress_bar": bar,
+                "plugins": [*_as_list(options.get("plugins")), AtomicCheckpointIO()],
+                "callbacks": [
+                    *theirs,
+                    _Forget(self.loggers),
+                    StageClock(),
+                    SparsityMonitor(),
+                    *([StageProgress()] if own_bar else []),
+                    SignalGuard(self.stop, checkpoint),
+                    FreezeMasks(self.run.handoff, self.facts, self.evaluate),
+                    EpochCheckpoint(checkpoint),
+                ],
+            }
+        )
+        _tune_ddp(trainer, stage)
+        return trainer
+
+    def _finish(self, find: MaskFinding) -> dict[str, Any]:
+        """Write masks, picture, table and, last, the result."""
+        result: dict[str, Any] = {}
+        if rank_zero_only.rank == 0:
+            facts = read_about(self.run.handoff)
+            result = collect(self.network, self.data, find, facts, sys.argv)
+            save_masks(self.run.masks, self.network, facts)
+            draw_summary(self.run, self.network, self.data, result)
+            self.run.write_result(result)
+            print_table(result, self.run)
+        for logger in self.loggers:
+            if rank_zero_only.rank == 0:
+                logger.log_metrics({f"result/{k}": result[k] for k in LOGGED_RESULTS})
+            logger.finalize("success")
+        return result
+
+
+LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
+
+# each is expected here and would only make users look for a fault
+EXPECTED_WARNINGS = (
+    ".*does not have many workers which may be a bottleneck.*",  # cached images need none
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*number of training batches .* is smaller than the logging interval.*",  # epochs are logged too
+    ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
+    ".*configure_optimizers. returned .None..*",  # pruners that train nothing
+)
+
+
+class _Forget(pl.Callback):
+    """Drop the logged lines that a resumed epoch will write again."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = [logger for logger in loggers if isinstance(logger, MetricsCSV)]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget from the epoch at hand on."""
+        assert isinstance(pl_module, Stage)
+        for logger in self.loggers:
+            logger.forget(pl_module.stage, trainer.current_epoch)
+
+
+def _check(
+    network: PromptedClassifier, data: ImageData, machine: Mapping[str, Any], stages: Sequence[Stage]
+) -> None:
+    """Refuse what could only fail later.
+
+    Raises:
+        UserError: Class counts, image size, precision or strategy do not fit.
+    """
+    check_precision(machine.get("precision"))
+    if "spawn" in str(machine.get("strategy")) or "notebook" in str(machine.get("strategy")):
+        raise UserError(
+            f"strategy {machine['strategy']!r} starts processes that return no network: use ddp"
+        )
+    for key in ("gradient_clip_val", "accumulate_grad_batches"):
+        if machine.get(key) not in {None, 1}:
+            raise UserError(f"trainer.{key} has no effect on manual optimisation: leave it out")
+    if data.num_classes != network.num_classes:
+        raise UserError(
+            f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}"
+        )
+    if network.prompt is not None:
+        network.prompt.check_input_size(data.input_size)
+    if any(stage.network is not network for stage in stages):
+        raise UserError("all stages must hold the network that is passed to fit_stages")
+
+
+def _tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:
+    """Set what DDP should do here, whichever way the user asked for it."""
+    if not isinstance(trainer.strategy, DDPStrategy):
+        return
+    options = trainer.strategy._ddp_kwargs
+    # masks are large buffers that are equal anyway; statistics are synchronised at the hand-off
+    options.setdefault("broadcast_buffers", False)
+    options.setdefault("gradient_as_bucket_view", True)
+    if "plain" in stage.views and stage.network.has_prompt:
+        # a plain step leaves the prompt without gradient
+        options.setdefault("find_unused_parameters", True)
+
+
+def _describe(
+    network: PromptedClassifier,
+    data: ImageData,
+    find: MaskFinding,
+    tune: SubnetworkTuning,
+    warmup: SubnetworkTuning | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return a short config of a run that was not started from one."""
+    return {
+        "seed_everything": seed,
+        "network": {
+            "backbone": network.backbone_name,
+            "weights": network.weights_name,
+            "prompt": type(network.prompt).__name__ if network.prompt else None,
+            "mapping": type(network.mapping).__name__,
+        },
+        "warmup": {"epochs": warmup.epochs} if warmup else None,
+        "find": {
+            "pruner": type(find.pruner).__name__,
+            "sparsity": find.sparsity,
+            "epochs": find.epochs,
+            "views": list(find.views),
+        },
+        "tune": {"epochs": tune.epochs, "views": list(tune.views)},
+        "data": {"class_path": data.name, "input_size": data.input_size},
+    }
+
+
+def _as_list(value: Any) -> list[Any]:  # noqa: ANN401  # Lightning takes one, several, or none
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, Sequence) else [value]

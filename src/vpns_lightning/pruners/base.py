@@ -1,0 +1,119 @@
+"""What a pruner is: six hooks, one of them abstract."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.sparsity import masked_layers, sparsity_report
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+BuildOptimizer: TypeAlias = Callable[[Iterable[Any]], Optimizer]
+
+
+class StageLike(Protocol):
+    """The six things a pruner may ask of the stage that runs it."""
+
+    network: PromptedClassifier
+
+    @property
+    def current_epoch(self) -> int:
+        """Return the epoch at hand, from 0."""
+
+    def loss(self, view: str, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of one view's batch, 0-d."""
+
+    def optimizers(self) -> Any:  # noqa: ANN401  # Lightning: one optimiser or a list of them
+        """Return what :meth:`Pruner.optimizers` built, wrapped for mixed precision."""
+
+    def manual_backward(self, loss: Tensor) -> None:
+        """Backpropagate ``loss``, scaled where the precision needs it."""
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """Return the sum of ``tensor`` over all processes."""
+
+
+def gradient_step(stage: StageLike, view: str, batch: Batch) -> None:
+    """Take one optimiser step on one view's batch with the stage's only optimiser."""
+    optimizer = stage.optimizers()
+    loss = stage.loss(view, batch)
+    optimizer.zero_grad()
+    stage.manual_backward(loss)
+    optimizer.step()
+
+
+class Pruner(nn.Module, ABC):
+    """Decides which weights survive. Knows networks and tensors; no Trainer, no files, no config.
+
+    The hooks run in this order: ``attach``, ``optimizers``, for every batch of every view ``step``,
+    ``end_epoch`` after every epoch, ``finish``. A pruner is an ``nn.Module``, so what it remembers
+    in buffers moves between devices and resumes with the stage.
+    """
+
+    def attach(self, network: PromptedClassifier, sparsity: float) -> None:
+        """Make what is learned and freeze what is not; calling it again changes nothing.
+
+        Args:
+            network: The network, its label mapping fitted.
+            sparsity: Fraction of prunable weights to remove, in [0, 1).
+        """
+
+    def optimizers(self, network: PromptedClassifier, build: BuildOptimizer) -> list[Optimizer]:
+        """Return the optimisers of the finding stage; an empty list if nothing is trained.
+
+        Args:
+            network: The network, after :meth:`attach`.
+            build: Makes the configured optimiser from parameters or parameter groups.
+        """
+        return [build(parameter_groups(network))]
+
+    def step(self, stage: StageLike, view: str, batch: Batch) -> None:
+        """Learn from one batch of one view; default: one optimiser step on its loss."""
+        gradient_step(stage, view, batch)
+
+    def regularize(self, network: PromptedClassifier) -> None:
+        """Change gradients just before an optimiser step, where they are unscaled."""
+
+    def end_epoch(self, stage: StageLike) -> None:
+        """Act at the end of an epoch, as iterative schedules do."""
+
+    @abstractmethod
+    def finish(self, network: PromptedClassifier, sparsity: float) -> None:
+        """Write the final masks and leave a network that the tuning stage can train."""
+
+    def epochs(self, requested: int) -> int:
+        """Return the epochs that finding takes; 0 needs no data at all."""
+        return requested
+
+    def method(self, *, prompted: bool) -> str:
+        """Return the method's name as the paper writes it."""
+        name = type(self).__name__
+        return f"VPNs w. {name}" if prompted else name
+
+
+def parameter_groups(network: PromptedClassifier) -> list[dict[str, Any]]:
+    """Return optimiser groups of all trainable parameters: the backbone's, then the prompt's.
+
+    Groups carry a ``name`` ("backbone", "prompt") and are left out where empty.
+    """
+    prompt = [] if network.prompt is None else list(network.prompt.parameters())
+    ours = {id(parameter) for parameter in prompt}
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in ours]
+    learned = [p for p in prompt if p.requires_grad]
+    groups = {"backbone": rest, "prompt": learned}
+    return [{"params": params, "name": name} for name, params in groups.items() if params]
+
+
+def thaw(network: PromptedClassifier) -> None:
+    """Drop scores and make every parameter trainable again, as tuning needs it."""
+    for _, layer in masked_layers(network.backbone):
+        layer.scores = None
+    network.requires_grad_(True)
+
+
+def collapsed_layers(network: PromptedClassifier) -> list[str]:
+    """Return the names of layers in which nothing is kept."""
+    return sparsity_report(network.backbone).collapsed

@@ -1,0 +1,32 @@
+"""No pruning: the reference every curve is compared with."""
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pruners.base import Pruner, thaw
+from vpns_lightning.sparsity import get_masks
+
+
+class Dense(Pruner):
+    """Keep every weight; finding takes no epoch."""
+
+    def attach(self, network: PromptedClassifier, sparsity: float) -> None:
+        """Accept a sparsity of 0.
+
+        Raises:
+            UserError: Another sparsity is asked for.
+        """
+        if sparsity != 0:
+            raise UserError(
+                f"the Dense pruner removes nothing, but find.sparsity is {sparsity}: set it to 0, "
+                "or choose a pruner such as Hydra"
+            )
+
+    def finish(self, network: PromptedClassifier, sparsity: float) -> None:
+        """Set every mask to ones."""
+        for mask in get_masks(network.backbone).values():
+            mask.fill_(True)
+        thaw(network)
+
+    def epochs(self, requested: int) -> int:
+        """Return 0: there is nothing to find."""
+        return 0

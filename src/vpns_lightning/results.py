@@ -1,0 +1,85 @@
+"""What a finished run is: the content of ``result.json``."""
+
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import torchvision
+
+from vpns_lightning._version import __version__
+from vpns_lightning.data import ImageData
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.accounting import account, effective_sparsity
+from vpns_lightning.sparsity import sparsity_report
+from vpns_lightning.stages import MaskFinding
+
+SCHEMA = 1
+
+
+def collect(
+    network: PromptedClassifier,
+    data: ImageData,
+    find: MaskFinding,
+    facts: dict[str, Any],
+    argv: Sequence[str],
+) -> dict[str, Any]:
+    """Return the result of a run.
+
+    Args:
+        network: The final network.
+        data: Its data.
+        find: The finding stage, for method and requested sparsity.
+        facts: What the hand-off of the last stage says.
+        argv: The command.
+    """
+    stages: dict[str, dict[str, Any]] = facts["stages"]
+    report = sparsity_report(network.backbone)
+    final = stages["tune"]["accuracy"]
+    costs = account(network, data.input_size)
+    return {
+        "schema": SCHEMA,
+        "method": find.pruner.method(prompted=network.has_prompt),
+        "backbone": network.backbone_name,
+        "weights": network.weights_name,
+        "dataset": data.name,
+        "classes": network.num_classes,
+        "seed": facts["seed"],
+        "sparsity_requested": find.sparsity,
+        "sparsity": report.sparsity,
+        "effective_sparsity": effective_sparsity(network),
+        "weights_kept": report.kept,
+        "weights_prunable": report.total,
+        "sparsity_per_layer": report.per_layer,
+        "collapsed_layers": report.collapsed,
+        **final,
+        "dense_accuracy": _accuracy(stages, "warmup"),
+        "accuracy_before_tuning": _accuracy(stages, "find"),
+        "views": {"find": list(find.views)},
+        "stages": stages,
+        **{total: _total(stages, total) for total in TOTALS},
+        **costs._asdict(),
+        "versions": {
+            "vpns_lightning": __version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "lightning": lightning.__version__,
+            "python": platform.python_version(),
+        },
+        "command": shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else "",
+    }
+
+
+TOTALS = ("epochs", "gradient_steps", "forward_backward_passes", "seconds")
+
+
+def _accuracy(stages: dict[str, dict[str, Any]], stage: str) -> float | None:
+    value = stages.get(stage, {}).get("accuracy", {}).get("test_accuracy")
+    return None if value is None else float(value)
+
+
+def _total(stages: dict[str, dict[str, Any]], key: str) -> float:
+    return sum(stage.get(key) or 0 for stage in stages.values())

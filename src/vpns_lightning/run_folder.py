@@ -1,0 +1,129 @@
+"""A run folder: what is in it, who may use it, and whether a config still fits it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.files import sweep_temporaries, write_text
+
+MACHINE_KEYS = ("trainer", "config")
+
+
+class RunFolder:
+    """Paths of one run; the files say what is done.
+
+    ``result.json``: everything. ``handoff.safetensors``: the stage its metadata names, and those
+    before. ``<stage>/last.ckpt``: that stage up to some epoch.
+
+    Args:
+        path: The folder, made if absent.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.config = self.path / "config.yaml"
+        self.handoff = self.path / "handoff.safetensors"
+        self.masks = self.path / "masks.safetensors"
+        self.metrics = self.path / "metrics.csv"
+        self.summary = self.path / "summary.png"
+        self.result = self.path / "result.json"
+
+    def checkpoint(self, stage: str) -> Path:
+        """Return the checkpoint path of a stage."""
+        return self.path / stage / "last.ckpt"
+
+    def make(self) -> None:
+        """Create the folder and see that it can be written.
+
+        Raises:
+            UserError: It cannot.
+        """
+        write_text(self.path / ".writable", "")
+        (self.path / ".writable").unlink()
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return ``result.json``, or None while the run is not finished."""
+        if not self.result.is_file():
+            return None
+        result: dict[str, Any] = json.loads(self.result.read_text())
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``, the mark of a finished run."""
+        write_text(self.result, json.dumps(result, indent=2) + "\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the stored config.
+
+        Raises:
+            UserError: There is none: no run was started here.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is no run folder: it has no config.yaml")
+        config: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        return config
+
+    def keep_config(self, config: Mapping[str, Any]) -> None:
+        """Store the config of a new run, or compare it with that of the run begun here.
+
+        Raises:
+            UserError: It differs in anything but the machine; keys and both values are named.
+        """
+        if not self.config.is_file():
+            write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))
+            return
+        differing = config_differences(self.read_config(), config)
+        if differing:
+            raise UserError(
+                f"{self.path} holds a run with another config: {'; '.join(differing)}. Choose "
+                "another trainer.default_root_dir, or repeat the old command to resume that run"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        import fcntl  # POSIX only, like everything that runs on a cluster
+
+        self.make()
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another process is running in {self.path}: wait for it, or choose another "
+                    "trainer.default_root_dir"
+                ) from None
+            sweep_temporaries(self.path)
+            yield
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return ``key: old -> new`` for every leaf that differs, the machine's keys left out."""
+    before, after = _flat(old), _flat(new)
+    keys = sorted(before.keys() | after.keys())
+    return [
+        f"{key}: {before.get(key)!r} there, {after.get(key)!r} now"
+        for key in keys
+        if before.get(key) != after.get(key) and key.split(".")[0] not in MACHINE_KEYS
+    ]
+
+
+def _flat(tree: object, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        leaves: dict[str, Any] = {}
+        for key, value in tree.items():
+            leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return leaves
+    return {prefix: list(tree) if isinstance(tree, tuple) else tree}

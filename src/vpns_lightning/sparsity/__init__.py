@@ -1,0 +1,63 @@
+"""Masks, thresholds and exact selection: tensors only, no training loop."""
+
+from vpns_lightning.sparsity.layers import (
+    MaskedConv2d,
+    MaskedLayer,
+    MaskedLinear,
+    bake,
+    mask_layers,
+    masked_layers,
+    replace_module,
+    unbake,
+    unmask_layers,
+)
+from vpns_lightning.sparsity.masks import (
+    SparsityReport,
+    get_masks,
+    names_hash,
+    set_masks,
+    sparsity_report,
+    tensors_hash,
+)
+from vpns_lightning.sparsity.straight_through import Masked, MaskedGradient, StraightThrough
+from vpns_lightning.sparsity.topk import (
+    Scope,
+    TieRule,
+    check_sparsity,
+    comparable,
+    keep_highest,
+    kth_smallest,
+    prune_count,
+    select,
+    storage_order,
+)
+
+__all__ = [
+    "Masked",
+    "MaskedConv2d",
+    "MaskedGradient",
+    "MaskedLayer",
+    "MaskedLinear",
+    "Scope",
+    "SparsityReport",
+    "StraightThrough",
+    "TieRule",
+    "bake",
+    "check_sparsity",
+    "comparable",
+    "get_masks",
+    "keep_highest",
+    "kth_smallest",
+    "mask_layers",
+    "masked_layers",
+    "names_hash",
+    "prune_count",
+    "replace_module",
+    "select",
+    "set_masks",
+    "sparsity_report",
+    "storage_order",
+    "tensors_hash",
+    "unbake",
+    "unmask_layers",
+]

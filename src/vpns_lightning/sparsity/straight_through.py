@@ -1,0 +1,62 @@
+"""What autograd sees of a mask: three functions that multiply by it in different stages."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class StraightThrough(torch.autograd.Function):
+    """Masked weight whose gradient reaches the score of every weight, pruned ones included.
+
+    Forward ``z = mask * weight``; backward, with ``g`` the gradient at ``z``:
+    ``d/d scores = sign(scores) * weight * g`` and ``d/d weight = mask * g`` (VPNs, Eq. 5, with the
+    straight-through estimator of Bengio et al., 2013, https://arxiv.org/abs/1308.3432).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+        """Return ``mask * weight``; all three tensors share one shape, ``mask`` is bool."""
+        ctx.save_for_backward(weight, scores, mask)
+        return mask.to(weight.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401
+        """Return the gradients of weight (if wanted), scores (if wanted) and None."""
+        weight, scores, mask = ctx.saved_tensors
+        grad = grads[0]
+        to_weight = mask.to(grad.dtype) * grad if ctx.needs_input_grad[0] else None
+        to_scores = scores.sign() * weight * grad if ctx.needs_input_grad[1] else None
+        return to_weight, to_scores, None
+
+
+class Masked(torch.autograd.Function):
+    """``mask * weight`` that keeps the bool mask for backward, not a float copy of it."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+        """Return ``mask * weight``, both of one shape, ``mask`` bool."""
+        ctx.save_for_backward(mask)
+        return mask.to(weight.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        """Return ``mask * grad``; pruned weights get exactly zero."""
+        (mask,) = ctx.saved_tensors
+        return mask.to(grads[0].dtype) * grads[0], None
+
+
+class MaskedGradient(torch.autograd.Function):
+    """The weight itself, for weights that already carry their mask; only gradients are masked."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+        """Return ``weight`` unchanged."""
+        ctx.save_for_backward(mask)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        """Return ``mask * grad``; pruned weights get exactly zero, so they stay zero."""
+        (mask,) = ctx.saved_tensors
+        return mask.to(grads[0].dtype) * grads[0], None

@@ -1,0 +1,207 @@
+"""Exact selection: which weights survive when a given fraction is removed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vpns_lightning.errors import UserError
+
+Scope = Literal["global", "layer"]
+TieRule = Literal["exact", "threshold"]
+
+
+def check_sparsity(sparsity: float) -> float:
+    """Return ``sparsity`` as a float.
+
+    Raises:
+        UserError: It is not a number in [0, 1).
+    """
+    if (
+        isinstance(sparsity, bool)
+        or not isinstance(sparsity, int | float)
+        or not 0 <= sparsity < 1
+    ):
+        raise UserError(
+            f"sparsity must be a number in [0, 1), got {sparsity!r}: it is the fraction of "
+            "weights removed; for no pruning use 0 or the Dense pruner"
+        )
+    return float(sparsity)
+
+
+def prune_count(total: int, sparsity: float) -> int:
+    """Return how many of ``total`` weights are removed: ``floor(round(sparsity * total, 6))``.
+
+    Rounding first undoes floating-point error: 0.1 of 10 weights is 1, not 0.
+    """
+    return math.floor(round(check_sparsity(sparsity) * total, 6))
+
+
+def comparable(scores: Tensor) -> Tensor:
+    """Return scores in a dtype that keeps them apart: float64 stays, all else becomes float32.
+
+    Half precision manufactures ties, so it is never ranked as such.
+    """
+    return scores.detach() if scores.dtype == torch.float64 else scores.detach().float()
+
+
+def storage_order(tensor: Tensor) -> Tensor:
+    """Return a flat view of a dense tensor in memory order, without a copy where there is one.
+
+    The order is not the logical one for channels-last tensors, so use it only where order does
+    not matter.
+    """
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.reshape(-1)
+
+
+def kth_smallest(values: Tensor, k: int, *, overwrite: bool = False) -> Tensor:
+    """Return the ``k``-th smallest value, bit-identical to ``torch.kthvalue(values, k).values``.
+
+    On a CPU a quick-select (numpy's, vectorised); elsewhere the smaller side of a top-k, because
+    ``kthvalue`` of one flat vector runs on a single CUDA block. No host synchronisation.
+
+    Args:
+        values: Tensor of shape (n,), float32 or float64, without NaN.
+        k: Rank, 1 <= k <= n.
+        overwrite: The values may be reordered, which saves a copy on the CPU.
+
+    Returns:
+        0-d tensor of the dtype and device of ``values``.
+    """
+    n = values.numel()
+    if values.device.type == "cpu":
+        ranked = values.detach().numpy() if overwrite else values.detach().numpy().copy()
+        ranked.partition(k - 1)
+        return torch.from_numpy(ranked[k - 1 : k].copy()).reshape(())
+    if k <= n // 2:
+        return torch.topk(values, k, largest=False, sorted=False).values.max()
+    return torch.topk(values, n - k + 1, largest=True, sorted=False).values.min()
+
+
+def _keep_first_ties(ties: Tensor, needed: Tensor) -> Tensor:
+    """Return ``ties`` reduced to its first ``needed`` true entries in logical flat order."""
+    if ties.device.type == "cpu":
+        chosen = torch.zeros(ties.numel(), dtype=torch.bool)
+        chosen[ties.flatten().nonzero().flatten()[: int(needed)]] = True
+        return chosen.view(ties.shape)
+    # no data-dependent shapes here: a nonzero() would wait for the device
+    rank = ties.flatten().cumsum(0).view(ties.shape)
+    return ties & (rank <= needed)
+
+
+@torch.no_grad()
+def keep_highest(
+    scores: Sequence[Tensor],
+    n_prune: int,
+    masks: Sequence[Tensor],
+    *,
+    absolute: bool = False,
+    tie_rule: TieRule = "exact",
+) -> Tensor:
+    """Write into ``masks`` which entries survive when the ``n_prune`` lowest are removed.
+
+    Ties at the threshold are kept by lower flat index (order of the sequence, then logical order
+    inside a tensor), so exactly ``n_prune`` entries are False. ``tie_rule="threshold"`` removes
+    every entry that is not strictly above the threshold, as the released code of VPNs does.
+
+    Args:
+        scores: Tensors of any shapes and float dtypes, no NaN; higher is better.
+        n_prune: Entries to remove over all tensors together.
+        masks: Bool tensors of the same shapes; written in place.
+        absolute: Rank ``|scores|``.
+        tie_rule: ``"exact"`` or ``"threshold"``.
+
+    Returns:
+        The threshold, a 0-d tensor: the ``n_prune``-th smallest score, -inf if none is removed.
+    """
+    values = [comparable(s).abs() if absolute else comparable(s) for s in scores]
+    if n_prune <= 0:
+        for mask in masks:
+            mask.fill_(True)
+        return values[0].new_full((), -math.inf)
+    total = sum(v.numel() for v in values)
+    flat = torch.cat([storage_order(v) for v in values])
+    threshold = kth_smallest(flat, n_prune, overwrite=True)
+    del flat
+    for value, mask in zip(values, masks, strict=True):
+        torch.gt(value, threshold, out=mask)
+    if tie_rule == "exact":
+        _fill_up_with_ties(values, masks, threshold, total - n_prune)
+    return threshold
+
+
+def _fill_up_with_ties(
+    values: Sequence[Tensor], masks: Sequence[Tensor], threshold: Tensor, n_keep: int
+) -> None:
+    """Add tied entries to ``masks`` until exactly ``n_keep`` are kept."""
+    if threshold.device.type == "cpu":
+        missing = n_keep - sum(np.count_nonzero(mask.numpy()) for mask in masks)
+        if missing == 0:
+            return
+        needed = torch.tensor(missing)
+    else:
+        needed = n_keep - torch.stack([mask.sum() for mask in masks]).sum()
+    for value, mask in zip(values, masks, strict=True):
+        ties = value == threshold
+        mask.logical_or_(_keep_first_ties(ties, needed))
+        needed = (needed - ties.sum()).clamp(min=0)
+
+
+def select(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    *,
+    scope: Scope = "global",
+    tie_rule: TieRule = "exact",
+    alive: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Return bool masks that keep the highest scores, exact to the weight.
+
+    Args:
+        scores: Layer name to score tensor; higher is better.
+        sparsity: Fraction removed, in [0, 1), of all weights, pruned ones included.
+        scope: ``"global"`` ranks all weights together, ``"layer"`` each layer by itself.
+        tie_rule: See :func:`keep_highest`.
+        alive: Masks of an earlier round; what is False there stays removed.
+
+    Raises:
+        UserError: A score is NaN or infinite (the layer is named), the sparsity is out of range,
+            or fewer weights are alive than must be kept.
+    """
+    check_sparsity(sparsity)
+    ranked = {}
+    for name, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise UserError(
+                f"layer {name!r} has scores that are NaN or infinite; nothing can be ranked by "
+                "them: lower the learning rate, or compute the scores in float64"
+            )
+        value = comparable(score)
+        ranked[name] = value if alive is None else value.masked_fill(~alive[name], -math.inf)
+    masks = {name: torch.empty_like(value, dtype=torch.bool) for name, value in ranked.items()}
+    groups = [list(ranked)] if scope == "global" else [[name] for name in ranked]
+    for group in groups:
+        _select_group({n: ranked[n] for n in group}, sparsity, masks, tie_rule)
+    return masks
+
+
+def _select_group(
+    ranked: Mapping[str, Tensor], sparsity: float, masks: Mapping[str, Tensor], tie_rule: TieRule
+) -> None:
+    total = sum(value.numel() for value in ranked.values())
+    n_prune = prune_count(total, sparsity)
+    n_alive = sum(int((value > -math.inf).sum()) for value in ranked.values())
+    if n_alive < total - n_prune:
+        raise UserError(
+            f"{total - n_prune} weights must be kept at sparsity {sparsity}, but only {n_alive} "
+            "are left by the earlier mask: ask for a higher sparsity"
+        )
+    names = list(ranked)
+    keep_highest(
+        [ranked[n] for n in names], n_prune, [masks[n] for n in names], tie_rule=tie_rule
+    )

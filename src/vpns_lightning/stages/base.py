@@ -1,0 +1,262 @@
+"""What both stages share: the loss, the schedule, the metrics, exact seeds and the NaN guard."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from vpns_lightning._version import __version__
+from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pruners.base import Batch, BuildOptimizer
+from vpns_lightning.stages.mapping_pass import fit_mapping
+
+VIEWS = ("prompted", "plain")
+BuildScheduler = Callable[[Optimizer], LRScheduler]
+CHECKPOINT_SCHEMA = 1
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 63-bit seed that is a pure function of ``parts``."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+class Stage(pl.LightningModule):
+    """A stage of the pipeline: a LightningModule around the shared network.
+
+    Optimisation is manual, one optimiser step per view. Randomness of a step is a function of (seed,
+    stage, epoch, batch, rank) alone, so a resumed run repeats the very same steps.
+
+    Args:
+        network: The network; all stages hold the same object.
+        epochs: Epochs of this stage.
+        views: What a step trains on, in order: "prompted" images, "plain" ones, or both.
+        unaugmented: Views whose images are not cropped and flipped.
+        optimizer: Builds the optimiser from parameter groups.
+        lr_scheduler: Builds a scheduler stepped once an epoch; cosine to zero where None.
+        prompt_lr: Learning rate of the prompt; the optimiser's own where None.
+
+    Attributes:
+        seed: Of all randomness of the stage; the pipeline sets it.
+        passes: Forward-backward passes taken so far, resumed ones included.
+
+    Raises:
+        UserError: ``epochs`` is negative or a view is unknown, repeated, or missing.
+    """
+
+    stage: str = "stage"
+    network: PromptedClassifier
+
+    def __init__(
+        self,
+        network: PromptedClassifier,
+        *,
+        epochs: int,
+        views: Sequence[str],
+        unaugmented: Sequence[str],
+        optimizer: BuildOptimizer,
+        lr_scheduler: BuildScheduler | None,
+        prompt_lr: float | None,
+    ) -> None:
+        super().__init__()
+        _check_views(views, unaugmented)
+        if epochs < 0:
+            raise UserError(f"epochs must be >= 0, got {epochs}")
+        self.automatic_optimization = False
+        self.network = network
+        self.epochs = epochs
+        self.views = tuple(views)
+        self.unaugmented = tuple(unaugmented)
+        self.build_optimizer = optimizer
+        self.build_scheduler = lr_scheduler
+        self.prompt_lr = prompt_lr
+        self.seed = 7
+        self.passes = 0
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_acc = MeanMetric(nan_strategy="disable")
+        classes = network.num_classes
+        self.acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.acc_plain = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        # first step whose loss was not finite, -1 if none; on the device, read at log points only
+        self.register_buffer("bad_step", torch.full((), -1, dtype=torch.int64), persistent=False)
+        self.register_buffer("found_inf", torch.zeros(()), persistent=False)
+        self._guarded_on_device = False
+
+    # what a pruner may ask ------------------------------------------------------------------
+
+    def loss(self, view: str, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy (0-d) of one view: images (N, 3, i, i), labels (N,)."""
+        images, labels = batch
+        logits = self.network(images, prompted=view == "prompted")
+        loss = functional.cross_entropy(logits, labels)
+        with torch.no_grad():
+            self._guard(loss.detach())
+            self.train_loss.update(loss.detach(), loss.new_full((), len(labels)))
+            self.passes += 1
+            correct = (logits.argmax(1) == labels).float()
+            self.train_acc.update(correct, torch.ones_like(correct))
+        return loss
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        """Return the sum of ``tensor`` over all processes."""
+        if self.trainer.world_size == 1:
+            return tensor
+        summed = self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return summed
+
+    # Lightning hooks ------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401  # Lightning accepts several shapes
+        """Build the stage's optimisers and one scheduler for each."""
+        optimizers = self.make_optimizers()
+        for optimizer in optimizers:
+            self._guard_optimizer(optimizer)
+        schedule = self.build_scheduler or self._cosine
+        return optimizers, [schedule(optimizer) for optimizer in optimizers]
+
+    def make_optimizers(self) -> list[Optimizer]:
+        """Return the optimisers of this stage."""
+        raise NotImplementedError
+
+    def on_fit_start(self) -> None:
+        """Check the labels of the data against the network before the first step."""
+        classes = getattr(self.trainer.datamodule, "num_classes", self.network.num_classes)
+        if classes != self.network.num_classes:
+            raise UserError(
+                f"the data have {classes} classes, the network has {self.network.num_classes}"
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Refit the label mapping where it asks for that."""
+        every = self.network.mapping.every
+        resumed = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
+        if every and self.current_epoch and self.current_epoch % every == 0 and not resumed:
+            fit_mapping(self.network, self.trainer, prompted=True)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """Seed torch for this step, so that resuming repeats dropout and prompt positions."""
+        torch.manual_seed(
+            derive_seed(self.seed, self.stage, self.current_epoch, batch_idx, self.global_rank)
+        )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """At a log point: stop on a bad loss, then log the running means of the epoch."""
+        last = batch_idx + 1 == self.trainer.num_training_batches
+        if last or (batch_idx + 1) % max(self.trainer.log_every_n_steps, 1) == 0:
+            self.check_finite()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss and accuracy and step the schedulers."""
+        self.log(f"{self.stage}/loss", self.train_loss)
+        self.log(f"{self.stage}/train_acc", self.train_acc)
+        schedulers = self.lr_schedulers()
+        if schedulers is None:
+            return
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            self.log(f"{self.stage}/lr", scheduler.get_last_lr()[0])
+            scheduler.step()  # type: ignore[call-arg]  # no scheduler here is ReduceLROnPlateau
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count correct predictions, with the prompt and without."""
+        images, labels = batch
+        plain = self.network(images, prompted=False).argmax(1)
+        own = self.network(images).argmax(1) if self.network.has_prompt else plain
+        self.acc.update(own, labels)
+        self.acc_plain.update(plain, labels)
+        self.log(f"{self.stage}/acc", self.acc)
+        self.log(f"{self.stage}/acc_plain", self.acc_plain)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the stage's name, so that no other stage restores this file."""
+        checkpoint["vpns"] = {
+            "stage": self.stage,
+            "schema": CHECKPOINT_SCHEMA,
+            "version": __version__,
+            "passes": self.passes,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what another stage or another program wrote.
+
+        Raises:
+            UserError: The checkpoint is not of this stage, or of a newer schema.
+        """
+        about = checkpoint.get("vpns", {})
+        if about.get("stage") != self.stage:
+            raise UserError(
+                f"the checkpoint is of stage {about.get('stage')!r}, but {self.stage!r} was to be "
+                "resumed: its epochs and scores would be wrong here"
+            )
+        if about.get("schema", 0) > CHECKPOINT_SCHEMA:
+            raise UserError(
+                f"the checkpoint was written by vpns_lightning {about.get('version')}, which is "
+                f"newer than {__version__}: upgrade to resume it"
+            )
+        self.passes = about["passes"]
+
+    # the NaN guard --------------------------------------------------------------------------
+
+    def check_finite(self) -> None:
+        """Stop training if a loss was NaN or infinite; waits for the device.
+
+        Raises:
+            UserError: With the step at which it happened. No optimiser step was taken since.
+        """
+        step = int(self.bad_step)
+        if step >= 0:
+            raise UserError(
+                f"the loss became NaN or infinite at gradient step {step} of stage {self.stage!r} "
+                f"(epoch {self.current_epoch}); weights and the last checkpoint are as before it: "
+                "lower the learning rate, or check the images of that batch"
+            )
+
+    def _guard(self, loss: Tensor) -> None:
+        """Remember a bad loss on the device and make every later optimiser step a no-op."""
+        bad = ~torch.isfinite(loss)
+        if self.trainer.world_size > 1:
+            bad = self.reduce(bad.float()) > 0
+        step = torch.where(bad & (self.bad_step < 0), self.global_step, self.bad_step)
+        self.bad_step.copy_(step)
+        self.found_inf.copy_(self.bad_step >= 0)
+        if not self._guarded_on_device:
+            self.check_finite()
+
+    def _guard_optimizer(self, optimizer: Optimizer) -> None:
+        """Let a fused optimiser skip its step when ``found_inf`` is set, without a host read."""
+        fused = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        if fused and self.trainer.precision == "16-mixed":
+            # with a fused step gradients stay scaled in the hooks that must see them unscaled
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's own flag
+            for group in optimizer.param_groups:
+                group["fused"] = False
+            fused = False
+        if fused:
+            optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]  # read by torch's fused kernels
+        self._guarded_on_device = fused
+
+    def _cosine(self, optimizer: Optimizer) -> LRScheduler:
+        return CosineAnnealingLR(optimizer, T_max=max(self.epochs, 1))
+
+    def _apply_prompt_lr(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self.prompt_lr is None:
+            return groups
+        return [g | ({"lr": self.prompt_lr} if g["name"] == "prompt" else {}) for g in groups]
+
+
+def _check_views(views: Sequence[str], unaugmented: Sequence[str]) -> None:
+    for view in [*views, *unaugmented]:
+        if view not in VIEWS:
+            raise UserError(f"view {view!r} is not one of {', '.join(VIEWS)}{nearest(view, VIEWS)}")
+    if not views or len(set(views)) != len(views):
+        raise UserError(f"views must name each view at most once and at least one, got {views}")
+

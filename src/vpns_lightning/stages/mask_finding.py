@@ -1,0 +1,107 @@
+"""Stage 1: masks (and the prompt) are found while the weights stay as they are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch.optim import Adam, Optimizer
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pruners.base import Batch, BuildOptimizer, Pruner
+from vpns_lightning.sparsity import check_sparsity
+from vpns_lightning.stages.base import BuildScheduler, Stage
+from vpns_lightning.stages.mapping_pass import fit_mapping
+
+
+def default_find_optimizer(params: Any) -> Optimizer:  # noqa: ANN401  # parameters or groups
+    """Return the paper's optimiser of scores and prompt: Adam, lr 1e-4, weight decay 1e-4."""
+    return Adam(params, lr=1e-4, weight_decay=1e-4, fused=True)
+
+
+class MaskFinding(Stage):
+    """Find which weights survive (VPNs, Eq. 5 with Hydra and a prompt).
+
+    Args:
+        network: The network to prune.
+        pruner: Decides which weights survive.
+        sparsity: Fraction of prunable weights removed, in [0, 1).
+        epochs: Epochs; the pruner may need fewer.
+        views: What a step trains on; [prompted, plain] takes one step on each (released code).
+        unaugmented: Views whose images are not cropped and flipped.
+        mapping_on: Fit the label mapping on the dense network (default), or on the network with
+            the pruner's first masks and the prompt, as the released code does.
+        optimizer: Of scores and prompt; Adam 1e-4 with weight decay 1e-4 where None.
+        lr_scheduler: Stepped once an epoch; cosine to zero where None.
+        prompt_lr: Learning rate of the prompt; the optimiser's own where None.
+
+    Raises:
+        UserError: The sparsity is out of range, or epochs or views are (see Stage).
+    """
+
+    stage = "find"
+
+    def __init__(
+        self,
+        network: PromptedClassifier,
+        pruner: Pruner,
+        *,
+        sparsity: float,
+        epochs: int = 30,
+        views: Sequence[str] = ("prompted",),
+        unaugmented: Sequence[str] = (),
+        mapping_on: Literal["dense", "pruned"] = "dense",
+        optimizer: BuildOptimizer | None = None,
+        lr_scheduler: BuildScheduler | None = None,
+        prompt_lr: float | None = None,
+    ) -> None:
+        super().__init__(
+            network,
+            epochs=pruner.epochs(epochs),
+            views=views,
+            unaugmented=unaugmented,
+            optimizer=optimizer or default_find_optimizer,
+            lr_scheduler=lr_scheduler,
+            prompt_lr=prompt_lr,
+        )
+        if mapping_on == "pruned" and network.mapping.slice_head:
+            raise UserError(
+                "find.mapping_on: pruned needs a mapping that keeps the whole head, because the "
+                "head's scores exist by then: set network.mapping.slice_head to false"
+            )
+        self.pruner = pruner
+        self.sparsity = check_sparsity(sparsity)
+        self.mapping_on = mapping_on
+
+    def configure_model(self) -> None:
+        """Fit the mapping if it is not, then attach the pruner; before DDP wraps the network."""
+        fresh = not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None
+        if fresh and self.mapping_on == "dense":
+            fit_mapping(self.network, self.trainer)
+        self.pruner.attach(self.network, self.sparsity)
+        if fresh and self.mapping_on == "pruned":
+            fit_mapping(self.network, self.trainer, prompted=True)
+
+    def make_optimizers(self) -> list[Optimizer]:
+        """Return what the pruner wants trained."""
+        return self.pruner.optimizers(self.network, self._build)
+
+    def _build(self, params: Any) -> Optimizer:  # noqa: ANN401  # parameters or groups
+        groups = list(params)
+        if groups and isinstance(groups[0], dict):
+            groups = self._apply_prompt_lr(groups)
+        return self.build_optimizer(groups)
+
+    def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
+        """Let the pruner take a step on each view in turn."""
+        for view in self.views:
+            self.pruner.step(self, view, batch[view])
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Let the pruner change the (unscaled) gradients."""
+        self.pruner.regularize(self.network)
+
+    def on_train_epoch_end(self) -> None:
+        """Log and schedule, then let the pruner act on the epoch's end."""
+        super().on_train_epoch_end()
+        self.pruner.end_epoch(self)
+

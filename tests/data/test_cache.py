@@ -1,0 +1,190 @@
+"""Caches are built once, survive faults, and hold exactly the pixels of the uncached path."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import toy_data
+from vpns_lightning.data import ImageData, ImageFolder, cache, images
+from vpns_lightning.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return toy_data.make_layout("ImageFolder", tmp_path, images_per_class=4, size=(20, 20))
+
+
+def module(root: Path, **options: object) -> ImageFolder:
+    return ImageFolder(str(root), **{"input_size": 16, "num_workers": 0} | options)
+
+
+def pixels(data: ImageData, *, augmented: bool = False) -> torch.Tensor:
+    dataset = data.dataset("train", augmented=augmented)
+    return dataset.__getitems__(list(range(len(dataset))))[0]
+
+
+def caches(root: Path) -> list[Path]:
+    return sorted((root / ".vpns_cache").glob("*.npy"))
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_resized_and_uncached_pixels_are_the_same(root: Path, augmented: bool) -> None:
+    cached = pixels(module(root, cache="resized"), augmented=augmented)
+    decoded = pixels(module(root, cache="none"), augmented=augmented)
+    assert cached.shape[-1] == (18 if augmented else 16)
+    assert torch.equal(cached, decoded)
+
+
+def test_source_keeps_the_files_own_pixels(root: Path) -> None:
+    data = module(root, cache="source")
+    own = torch.from_numpy(np.array(data.split("train").image(5)))
+    assert torch.equal(pixels(data)[5].permute(1, 2, 0), own)
+
+
+def test_images_are_decoded_only_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module(root).setup()
+    monkeypatch.setattr(cache, "_write", pytest.fail)
+    module(root).setup()
+
+
+def test_a_changed_file_gets_a_new_cache(root: Path) -> None:
+    before = pixels(module(root, cache="source"))
+    toy_data.noise(99, (20, 20)).convert("L").convert("RGB").save(
+        next((root / "train" / "class0000").iterdir())
+    )
+    assert not torch.equal(before, pixels(module(root, cache="source")))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "zeros", "no stamp", "bad stamp", "text"])
+def test_a_damaged_cache_is_rebuilt(root: Path, damage: str) -> None:
+    before = pixels(module(root, cache="resized"), augmented=True)
+    for path in caches(root):
+        content = path.read_bytes()
+        if damage == "truncate":
+            path.write_bytes(content[: len(content) // 2])
+        elif damage == "empty":
+            path.write_bytes(b"")
+        elif damage == "zeros":
+            path.write_bytes(content[:-500] + bytes(500))
+        elif damage == "text":
+            path.write_text("<html>quota exceeded</html>")
+        elif damage == "no stamp":
+            path.with_suffix(".json").unlink()
+        else:
+            path.with_suffix(".json").write_text('{"mixed": ')
+    assert torch.equal(before, pixels(module(root, cache="resized"), augmented=True))
+
+
+def _build_slowly(root: Path) -> None:
+    def slow(path: Path, index: int) -> object:
+        time.sleep(0.2)
+        return Image.open(path).convert("RGB")
+
+    images.decode = slow  # type: ignore[assignment]
+    module(root, cache="resized").setup()
+
+
+def test_a_killed_builder_leaves_nothing_behind(root: Path) -> None:
+    builder = multiprocessing.get_context("fork").Process(target=_build_slowly, args=(root,))
+    builder.start()
+    folder = root / ".vpns_cache"
+    deadline = time.monotonic() + 30
+    while not list(folder.glob(".*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert builder.pid is not None
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.join()
+    assert list(folder.glob(".*.tmp"))
+    assert not caches(root)
+    module(root, cache="resized").setup()
+    assert not list(folder.glob(".*.tmp"))
+    assert len(caches(root)) == 3
+
+
+def _build(root: Path) -> None:
+    module(root, cache="resized").setup()
+
+
+def test_builders_at_the_same_time_do_no_harm(root: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    builders = [context.Process(target=_build, args=(root,)) for _ in range(3)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+    assert [builder.exitcode for builder in builders] == [0, 0, 0]
+    assert torch.equal(pixels(module(root, cache="resized")), pixels(module(root, cache="none")))
+
+
+def test_a_full_disk_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"No space left on device.*--data.cache none"):
+        module(root).setup()
+    assert not list((root / ".vpns_cache").iterdir())
+
+
+def test_auto_keeps_small_uniform_images_at_their_size(root: Path) -> None:
+    module(root).setup()
+    assert all("native" in path.name for path in caches(root))
+
+
+def test_auto_resizes_larger_images(tmp_path: Path) -> None:
+    root = toy_data.make_layout("ImageFolder", tmp_path, size=(80, 80))
+    module(root).setup()
+    assert [path.name.split("-")[1:3] for path in caches(root)] == [
+        ["test", "16"],
+        ["train", "16"],
+        ["train", "18"],
+    ]
+
+
+def test_auto_without_room_decodes_in_workers(tmp_path: Path) -> None:
+    root = toy_data.make_layout("ImageFolder", tmp_path, size=(80, 80))
+    data = module(root, cache_limit=0.0, num_workers=None)
+    assert data.val_dataloader().num_workers >= 1
+    assert not caches(root)
+
+
+def _with_one_odd_image(root: Path) -> Path:
+    # the last but one of more images than auto looks at
+    for index in range(100):
+        side = 24 if index == 98 else 20
+        toy_data.noise(index, (side, side)).save(root / "train" / "class0002" / f"x{index:03}.png")
+    return root
+
+
+def test_auto_resizes_when_a_single_image_has_another_size(root: Path) -> None:
+    data = module(_with_one_odd_image(root))
+    assert pixels(data).shape == (112, 3, 16, 16)
+    assert torch.equal(pixels(data), pixels(module(root)))
+
+
+def test_source_with_several_sizes_is_refused(root: Path) -> None:
+    with pytest.raises(UserError, match=r"has 20 x 20 and 24 x 24 px; use --data.cache resized"):
+        module(_with_one_odd_image(root), cache="source").setup()
+
+
+def test_a_dataset_is_pickled_without_its_pixels(root: Path) -> None:
+    dataset = module(root, cache="resized").dataset("train")
+    first = dataset[0][0]
+    dumped = pickle.dumps(dataset)
+    assert len(dumped) < 3000
+    assert torch.equal(pickle.loads(dumped)[0][0], first)
+
+
+def test_stamps_are_json(root: Path) -> None:
+    module(root).setup()
+    stamp = json.loads(caches(root)[0].with_suffix(".json").read_text())
+    assert stamp["bad"] == []
