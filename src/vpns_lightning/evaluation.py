@@ -21,7 +21,11 @@ def autocast(precision: object, device: torch.device) -> Any:  # noqa: ANN401  #
 
 @torch.no_grad()
 def evaluate(
-    network: PromptedClassifier, data: ImageData, *, precision: object = "32-true", quiet: bool = False
+    network: PromptedClassifier,
+    data: ImageData,
+    *,
+    precision: object = "32-true",
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Return test accuracy with the prompt and without, and the number of images counted.
 

@@ -25,6 +25,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        # some writers make private files; a run folder is shared like any other
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -48,6 +50,12 @@ def sweep_temporaries(folder: Path) -> None:
     for stray in folder.rglob(".*.tmp"):
         with suppress(OSError):
             stray.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -35,7 +35,9 @@ def save_masks(path: Path, network: PromptedClassifier, about: dict[str, Any]) -
 
     Keys are ``mask.<layer>``, ``prompt.<name>`` and ``mapping.sequence``.
     """
-    state = {f"mask.{name}": mask.contiguous() for name, mask in get_masks(network.backbone).items()}
+    state = {
+        f"mask.{name}": mask.contiguous() for name, mask in get_masks(network.backbone).items()
+    }
     if network.prompt is not None:
         prompt = network.prompt.state_dict()
         state |= {f"prompt.{name}": value.contiguous() for name, value in prompt.items()}
@@ -99,7 +101,9 @@ def load_network(path: Path, network: PromptedClassifier) -> dict[str, Any]:
         network.load_state_dict(state)
     except RuntimeError as error:
         lines = str(error).splitlines()
-        raise UserError(f"{path} is of another network: {lines[min(1, len(lines) - 1)].strip()}") from None
+        raise UserError(
+            f"{path} is of another network: {lines[min(1, len(lines) - 1)].strip()}"
+        ) from None
     return about
 
 

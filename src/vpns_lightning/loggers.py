@@ -42,7 +42,9 @@ class MetricsCSV(Logger):
         return ""
 
     @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:  # noqa: ANN401
         """Keep none: ``config.yaml`` is the record."""
 
     @rank_zero_only
@@ -81,7 +83,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         for row in csv.DictReader(file):
             try:
                 rows.append(
-                    row | {"epoch": int(row["epoch"]), "step": int(row["step"]), "value": float(row["value"])}
+                    row
+                    | {
+                        "epoch": int(row["epoch"]),
+                        "step": int(row["step"]),
+                        "value": float(row["value"]),
+                    }
                 )
             except (TypeError, ValueError):
                 continue

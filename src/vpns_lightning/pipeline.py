@@ -1,9 +1,10 @@
 """The order of the stages, their hand-offs, and what is left behind; the only file that knows all."""
 
+import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from vpns_lightning.callbacks import (
     AtomicCheckpointIO,
@@ -83,13 +84,34 @@ def fit_stages(
             run.keep_config(config or _describe(network, data, find, tune, warmup, seed))
         done = run.read_result()
         if done is not None:
-            rank_zero_info(f"{run.path} is finished; see {run.result}")
+            say(f"{run.path} is finished; see {run.result}")
             return done
         stop = StopRequest()
         held.enter_context(stop.listening())
         return _Run(run, network, data, machine, seed, stop).through(
             [stage for stage in (warmup, find, tune) if stage is not None], find
         )
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line on the first process."""
+    print(line, flush=True)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's remarks on hardware and products for a while; warnings still show."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 class _Run:
@@ -116,7 +138,10 @@ class _Run:
             "input_size": data.input_size,
             "stages": {},
         }
-        self.loggers: list[Logger] = [MetricsCSV(run.metrics), *_as_list(machine.pop("logger", None))]
+        self.loggers: list[Logger] = [
+            MetricsCSV(run.metrics),
+            *_as_list(machine.pop("logger", None)),
+        ]
         self.evaluate = partial(evaluate, data=data, precision=machine.get("precision", "32-true"))
         data.seed = seed
 
@@ -142,7 +167,7 @@ class _Run:
                 f"its stages are {', '.join(names)}"
             )
         self.facts = load_network(self.run.handoff, self.network)
-        rank_zero_info(f"stage {finished!r} is done in {self.run.path}; going on after it")
+        say(f"stage {finished!r} is done in {self.run.path}; going on after it")
         return stages[names.index(finished) + 1 :]
 
     def _fit(self, stage: Stage) -> None:
@@ -152,11 +177,11 @@ class _Run:
             self._skip(stage)
             return
         checkpoint = self.run.checkpoint(stage.stage)
-        trainer = self._trainer(stage)
         resume = str(checkpoint) if checkpoint.is_file() else None
-        with warnings.catch_warnings():
-            for message in EXPECTED_WARNINGS:
-                warnings.filterwarnings("ignore", message)
+        if resume:
+            say(f"stage {stage.stage!r} goes on from {checkpoint}")
+        with quiet_lightning():
+            trainer = self._trainer(stage)
             trainer.fit(stage, datamodule=self.data, ckpt_path=resume, weights_only=True)
         if not trainer.state.finished:
             raise KeyboardInterrupt
@@ -249,7 +274,10 @@ class _Forget(pl.Callback):
 
 
 def _check(
-    network: PromptedClassifier, data: ImageData, machine: Mapping[str, Any], stages: Sequence[Stage]
+    network: PromptedClassifier,
+    data: ImageData,
+    machine: Mapping[str, Any],
+    stages: Sequence[Stage],
 ) -> None:
     """Refuse what could only fail later.
 

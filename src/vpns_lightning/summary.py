@@ -17,23 +17,26 @@ ROWS = (("dense", "warmup"), ("before tuning", "find"), ("after tuning", "tune")
 def print_table(result: dict[str, Any], run: RunFolder) -> None:
     """Print accuracy, sparsity and cost of every stage."""
     prompted = result["prompt_parameters"] > 0
-    title = f"{result['method']}, {result['backbone']} on {result['dataset']}, seed {result['seed']}"
+    title = (
+        f"{result['method']}, {result['backbone']} on {result['dataset']}, seed {result['seed']}"
+    )
     table = Table(title=title)
-    for column in ("", "accuracy", *(["without prompt"] if prompted else []), "sparsity asked"):
-        table.add_column(column, justify="left" if not column else "right")
-    for column in ("measured", "epochs", "gradient steps", "seconds"):
+    table.add_column("")
+    for column in ("accuracy", *(["no prompt"] if prompted else []), "sparsity", "measured"):
         table.add_column(column, justify="right")
-    for title, stage in ROWS:
+    for column in ("epochs", "steps", "seconds"):
+        table.add_column(column, justify="right")
+    for label, stage in ROWS:
         facts = result["stages"].get(stage)
         if facts is None:
             continue
         accuracy, sparse = facts["accuracy"], stage != "warmup"
         plain = [f"{accuracy['test_accuracy_plain']:.4f}"] if prompted else []
         table.add_row(
-            title,
+            label,
             f"{accuracy['test_accuracy']:.4f}",
             *plain,
-            f"{result['sparsity_requested']:.4f}" if sparse else "0",
+            f"{result['sparsity_requested']:g}" if sparse else "0",
             f"{result['sparsity']:.6f}" if sparse else "0",
             str(facts["epochs"]),
             str(facts["gradient_steps"]),
@@ -76,7 +79,11 @@ def draw_summary(
 
 
 def _draw_curves(
-    axes: Any, rows: list[dict[str, Any]], result: dict[str, Any], metrics: tuple[str, ...], title: str  # noqa: ANN401
+    axes: Any,
+    rows: list[dict[str, Any]],
+    result: dict[str, Any],
+    metrics: tuple[str, ...],
+    title: str,  # noqa: ANN401
 ) -> None:
     """Draw metrics of all stages one after another, a background for each stage."""
     start = 0
@@ -85,7 +92,11 @@ def _draw_curves(
         epochs = facts["epochs"]
         for metric in metrics:
             color, label = styles.get(metric, ("tab:red", "training"))
-            points = [(r["epoch"], r["value"]) for r in rows if (r["stage"], r["metric"]) == (stage, metric)]
+            points = [
+                (r["epoch"], r["value"])
+                for r in rows
+                if (r["stage"], r["metric"]) == (stage, metric)
+            ]
             axes.plot(
                 [start + epoch + 1 for epoch, _ in points],
                 [value for _, value in points],
@@ -95,11 +106,18 @@ def _draw_curves(
                 label=label if index == 0 else None,
             )
         if epochs:
-            axes.axvspan(start + 0.5, start + epochs + 0.5, alpha=0.06 + 0.08 * (index % 2), color="k")
-            axes.text(start + epochs / 2 + 0.5, 1.01, stage, transform=axes.get_xaxis_transform(), ha="center")
+            axes.axvspan(
+                start + 0.5, start + epochs + 0.5, alpha=0.06 + 0.08 * (index % 2), color="k"
+            )
+            axes.text(
+                start + epochs / 2 + 0.5,
+                1.01,
+                stage,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+            )
         start += epochs
-    axes.set(xlabel="epoch", title=title)
-    axes.title.set_position((0.5, 1.06))
+    axes.set(xlabel="epoch", ylabel=title)
     axes.grid(alpha=0.3)
     axes.legend()
 

@@ -27,7 +27,10 @@ class AtomicCheckpointIO(CheckpointIO):
         self._copies: list[Tensor] = []
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None  # noqa: ANN401
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any = None,  # noqa: ANN401
     ) -> None:
         """Copy the state and start writing it.
 
@@ -38,7 +41,10 @@ class AtomicCheckpointIO(CheckpointIO):
         self._pending = self._writer.submit(_write, self._snapshot(checkpoint), Path(path))
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None  # noqa: ANN401
+        self,
+        path: str | Path,
+        map_location: Any = None,
+        weights_only: bool | None = None,  # noqa: ANN401
     ) -> dict[str, Any]:
         """Return a checkpoint; content other than tensors and plain values is refused."""
         self.flush()
@@ -98,6 +104,4 @@ class EpochCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop on a bad loss, else save."""
         pl_module.check_finite()  # type: ignore[operator]  # every Stage has it
-        trainer.save_checkpoint(self.path)
-
-
+        trainer.save_checkpoint(self.path, weights_only=False)

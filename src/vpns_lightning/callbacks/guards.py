@@ -22,7 +22,12 @@ def check_precision(precision: object) -> None:
     Raises:
         UserError: ``16-true``, ``bf16-true`` or alike.
     """
-    if str(precision) in {"16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"}:
+    if str(precision) in {
+        "16-true",
+        "bf16-true",
+        "transformer-engine",
+        "transformer-engine-float16",
+    }:
         raise UserError(
             f"precision {precision!r} would keep scores in half precision, where thousands of them "
             "tie: use bf16-mixed or 16-mixed"
@@ -85,14 +90,19 @@ class SignalGuard(pl.Callback):
                 signal.signal(signum, self.stop.handle)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # noqa: ANN401
     ) -> None:
         """Save and leave, if asked; processes agree at log points."""
         last = batch_idx + 1 == trainer.num_training_batches
         if last or not self._agreed(trainer, batch_idx):
             return
         pl_module.check_finite()  # type: ignore[operator]  # every Stage has it
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._leave(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

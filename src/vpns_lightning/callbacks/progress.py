@@ -65,7 +65,12 @@ class StageProgress(ProgressBar):
             self._bar.update(self._task, description=_title(trainer, pl_module))
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # noqa: ANN401
     ) -> None:
         """Advance; at log points show the epoch's running loss and accuracy."""
         if self._bar is None:
@@ -83,7 +88,10 @@ class StageProgress(ProgressBar):
         assert isinstance(pl_module, Stage)
         metrics = trainer.callback_metrics
         known = {name: metrics.get(f"{pl_module.stage}/{name}") for name in SHOWN}
-        known |= {"loss": pl_module.train_loss.compute(), "train_acc": pl_module.train_acc.compute()}
+        known |= {
+            "loss": pl_module.train_loss.compute(),
+            "train_acc": pl_module.train_acc.compute(),
+        }
         text = "  ".join(f"{name} {float(v):.4f}" for name, v in known.items() if v is not None)
         if self._bar is not None:
             self._bar.update(self._task, metrics=text)

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from vpns_lightning.callbacks import check_precision
-from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.commands.parsing import import_plugins, instantiate, parse
 from vpns_lightning.data import ImageData
 from vpns_lightning.loggers import prepare_wandb
 from vpns_lightning.network import PromptedClassifier
@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> None:
     if finished(folder, record):
         return
     machine = _machine(config, folder)
-    objects = parser.instantiate_classes(config)
+    objects = instantiate(parser, config)
     for name in ("callbacks", "plugins", "strategy", "profiler", "logger"):
         machine[name] = objects.trainer.get(name)
     warmup = objects.warmup if objects.warmup.epochs else None
@@ -105,7 +105,11 @@ def run(arguments: Sequence[str]) -> None:
 
 def default_folder(config: Namespace) -> str:
     """Return ``runs/<backbone>_<data>_<pruner>_s<sparsity>_seed<seed>``."""
-    names = (config.network.backbone, _last(config.data.class_path), _last(config.find.pruner.class_path))
+    names = (
+        config.network.backbone,
+        _last(config.data.class_path),
+        _last(config.find.pruner.class_path),
+    )
     level = f"s{100 * config.find.sparsity:g}"
     return str(Path("runs") / "_".join([*names, level, f"seed{config.seed_everything}"]).lower())
 

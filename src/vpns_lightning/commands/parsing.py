@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,23 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise UserError(explain(str(error), parser)) from None
 
 
+def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Build what a config describes.
+
+    Raises:
+        UserError: A constructor refused its arguments; jsonargparse's wrapping is taken off.
+    """
+    try:
+        return parser.instantiate_classes(config)
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
+
+
 def explain(message: str, parser: ArgumentParser) -> str:
     """Return jsonargparse's message as one line, with the nearest valid name where one is close."""
     text = " ".join(message.split())
@@ -54,7 +71,9 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if match := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
         group, option = match.groups()
         known = [k.removeprefix(f"{group}.") for k in _keys(parser) if k.startswith(f"{group}.")]
-        return f"{group} has no option {option!r}{nearest(option, known)}; allowed: {', '.join(known)}"
+        return (
+            f"{group} has no option {option!r}{nearest(option, known)}; allowed: {', '.join(known)}"
+        )
     if match := re.search(r"unrecognized arguments: --([\w.]+)|option '([\w.]+)'", text):
         option = match.group(1) or match.group(2)
         return f"there is no option {option!r}{nearest(option, _keys(parser))}; see --help"
@@ -170,7 +189,23 @@ def _class_paths(tree: Any) -> Iterator[str]:  # noqa: ANN401  # any YAML conten
             else:
                 yield from _class_paths(value)
             if key in {"pruner", "prompt", "mapping", "data", "logger", "callbacks"}:
-                yield from (v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str))
+                yield from (
+                    v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
+                )
     elif isinstance(tree, list):
         for item in tree:
             yield from _class_paths(item)
+
+
+def parse_function(
+    prog: str, function: Callable[..., object], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """Return the keyword arguments of ``function`` from a command line of ``--name value``.
+
+    Raises:
+        UserError: The command line does not fit the function's signature.
+    """
+    summary = (function.__doc__ or "").partition("Args:")[0]
+    parser = ArgumentParser(prog=prog, description=" ".join(summary.split()), exit_on_error=False)
+    parser.add_function_arguments(function, as_group=False, as_positional=False)
+    return dict(parse(parser, arguments).as_dict())

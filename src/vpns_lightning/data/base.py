@@ -27,7 +27,8 @@ PartName: TypeAlias = Literal["train", "validation", "test"]
 class ImageData(LightningDataModule, ABC):
     """Images of one data set, square, in [0, 1], augmented on the device, not normalised.
 
-    A data set is a subclass with `num_classes`, `layout` and `read`.
+    A data set is a subclass with `num_classes`, `layout` and `read`, and `mirrored = False` where a
+    mirror image would be of another class.
 
     Args:
         root: Folder that holds the data set, its caches included.
@@ -52,6 +53,7 @@ class ImageData(LightningDataModule, ABC):
     num_classes: int
     layout: ClassVar[Layout]
     counts: ClassVar[Counts | None] = None
+    mirrored: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class ImageData(LightningDataModule, ABC):
         self.download = download
         self.on_bad_image: OnBadImage = on_bad_image
         self.seed = seed
-        self.train_transform = TrainTransform(input_size)
+        self.train_transform = TrainTransform(input_size, flip=self.mirrored)
         self.eval_transform = EvalTransform(input_size)
         self._splits: dict[SplitName, Split] = {}
         self._stores: stores.Stores | None = None

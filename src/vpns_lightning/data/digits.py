@@ -19,6 +19,7 @@ class Digits(ImageData):
     num_classes = 10
     counts = Counts(train=1_437, test=360)
     layout = Layout(())
+    mirrored = False
 
     def read(self, split: SplitName) -> Split:
         """Return the pixels of one split."""

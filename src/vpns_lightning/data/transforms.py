@@ -135,12 +135,14 @@ class TrainTransform(nn.Module):
     Args:
         input_size: Height and width of the result in pixels.
         channels_last: Memory format of the result.
+        flip: Mirror half of the images; not for classes that a mirror changes, such as digits.
     """
 
-    def __init__(self, input_size: int, *, channels_last: bool = True) -> None:
+    def __init__(self, input_size: int, *, channels_last: bool = True, flip: bool = True) -> None:
         super().__init__()
         self.input_size = input_size
         self.channels_last = channels_last
+        self.flip = flip
         self.resized = train_size(input_size)
 
     def offsets(self, indices: Tensor, key: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +150,7 @@ class TrainTransform(nn.Module):
         room = self.resized - self.input_size + 1
         top = random_integers(key, indices, 0, room)
         left = random_integers(key, indices, 1, room)
-        return top, left, random_integers(key, indices, 2, 2)
+        return top, left, random_integers(key, indices, 2, 2 if self.flip else 1)
 
     def forward(self, images: Tensor, indices: Tensor, key: int) -> Tensor:
         """Transform a batch.

@@ -110,7 +110,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"weights file {path} is damaged or cut off: {_first_line(error)}") from None
+        raise UserError(
+            f"weights file {path} is damaged or cut off: {_first_line(error)}"
+        ) from None
     except Exception as error:  # torch raises pickle.UnpicklingError and kin for foreign content
         raise UserError(
             f"weights file {path} is no plain state dict of tensors and was not opened further: "

@@ -195,7 +195,11 @@ class PromptedClassifier(nn.Module):
         self.source_classes = num_classes
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any  # noqa: ANN401
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        *args: Any,
+        **kwargs: Any,  # noqa: ANN401
     ) -> None:
         """Take the shape of a sliced head before the children load, so that loading is strict."""
         name, head = head_of(self.backbone)

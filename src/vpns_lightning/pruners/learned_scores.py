@@ -1,6 +1,7 @@
 """Pruners that learn one score per weight by gradient descent and keep the highest."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -82,9 +83,9 @@ class LearnedScores(Pruner):
         if fresh:
             self.refresh(network)
 
+    @abstractmethod
     def initial_scores(self, weight: Tensor) -> Tensor:
-        """Return float32 scores of a weight's shape; default :func:`scaled_init`."""
-        return scaled_init(weight)
+        """Return the float32 scores that ``weight`` starts with, of its shape."""
 
     def step(self, stage: StageLike, view: str, batch: Batch) -> None:
         """Take one optimiser step on scores and prompt, then refresh the masks."""
@@ -97,9 +98,7 @@ class LearnedScores(Pruner):
             scores = [layer.scores for layer in layers if layer.scores is not None]
             n_prune = prune_count(sum(s.numel() for s in scores), self.sparsity)
             masks = [layer.mask for layer in layers]
-            threshold = keep_highest(
-                scores, n_prune, masks, absolute=True, tie_rule=self.tie_rule
-            )
+            threshold = keep_highest(scores, n_prune, masks, absolute=True, tie_rule=self.tie_rule)
             if self.scope == "global":
                 self.threshold.copy_(threshold)
 

@@ -20,11 +20,7 @@ def check_sparsity(sparsity: float) -> float:
     Raises:
         UserError: It is not a number in [0, 1).
     """
-    if (
-        isinstance(sparsity, bool)
-        or not isinstance(sparsity, int | float)
-        or not 0 <= sparsity < 1
-    ):
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
         raise UserError(
             f"sparsity must be a number in [0, 1), got {sparsity!r}: it is the fraction of "
             "weights removed; for no pruning use 0 or the Dense pruner"
@@ -202,6 +198,4 @@ def _select_group(
             "are left by the earlier mask: ask for a higher sparsity"
         )
     names = list(ranked)
-    keep_highest(
-        [ranked[n] for n in names], n_prune, [masks[n] for n in names], tie_rule=tie_rule
-    )
+    keep_highest([ranked[n] for n in names], n_prune, [masks[n] for n in names], tie_rule=tie_rule)

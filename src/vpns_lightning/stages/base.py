@@ -259,4 +259,3 @@ def _check_views(views: Sequence[str], unaugmented: Sequence[str]) -> None:
             raise UserError(f"view {view!r} is not one of {', '.join(VIEWS)}{nearest(view, VIEWS)}")
     if not views or len(set(views)) != len(views):
         raise UserError(f"views must name each view at most once and at least one, got {views}")
-

@@ -104,4 +104,3 @@ class MaskFinding(Stage):
         """Log and schedule, then let the pruner act on the epoch's end."""
         super().on_train_epoch_end()
         self.pruner.end_epoch(self)
-

@@ -1,0 +1,39 @@
+"""``vpns test``: the accuracy of a finished run, measured again."""
+
+import json
+from collections.abc import Sequence
+
+from vpns_lightning.commands.parsing import parse_function
+from vpns_lightning.evaluation import evaluate
+from vpns_lightning.loading import load_data, load_run
+
+
+def measure(
+    run: str,
+    *,
+    root: str | None = None,
+    accelerator: str = "auto",
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+) -> None:
+    """Measure the accuracy of a run on its test images, each once, with the prompt and without.
+
+    Args:
+        run: The run folder; nothing else is needed but the data set.
+        root: Folder of the data set, where it is not where the run found it.
+        accelerator: cpu, cuda or auto.
+        batch_size: Images at a time; the run's own where not given.
+        num_workers: Loader processes; the run's own where not given.
+    """
+    loaded = load_run(run, accelerator=accelerator)
+    data = load_data(loaded.config, root=root, batch_size=batch_size, num_workers=num_workers)
+    data.prepare_data()
+    precision = loaded.config.get("trainer", {}).get("precision")
+    measured = evaluate(loaded.network, data, precision=precision)
+    measured |= {"sparsity": loaded.about["sparsity"], "stage": loaded.about["stage"]}
+    print(json.dumps(measured, indent=2))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run ``vpns test``."""
+    measure(**parse_function("vpns test", measure, arguments))

@@ -1,0 +1,102 @@
+"""A network back from its run folder, which alone is enough."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jsonargparse import ArgumentParser
+
+from vpns_lightning.data import ImageData
+from vpns_lightning.errors import UserError
+from vpns_lightning.handoff import load_network, read_about
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.run_folder import RunFolder
+
+
+class LoadedRun(NamedTuple):
+    """A run read back.
+
+    Attributes:
+        folder: Its folder.
+        network: The network after the last finished stage, in eval mode.
+        config: Its config, plain values.
+        about: Facts in its hand-off: stage, sparsity, class names and more.
+    """
+
+    folder: RunFolder
+    network: PromptedClassifier
+    config: dict[str, Any]
+    about: dict[str, Any]
+
+
+def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
+    """Rebuild the network of a run; pretrained weights and data are not needed.
+
+    Args:
+        path: The run folder.
+        accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
+
+    Raises:
+        UserError: It is no run folder, was not started by ``vpns fit``, or no stage is finished.
+    """
+    folder = RunFolder(path)
+    config = folder.read_config()
+    if not folder.handoff.is_file():
+        raise UserError(f"no stage of {folder.path} is finished yet: run vpns fit to its end")
+    about = read_about(folder.handoff)
+    network = _build(config.get("network", {}), about, folder)
+    load_network(folder.handoff, network)
+    return LoadedRun(folder, network.to(pick_device(accelerator)).eval(), config, about)
+
+
+def _build(
+    arguments: dict[str, Any], about: dict[str, Any], folder: RunFolder
+) -> PromptedClassifier:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PromptedClassifier, "network")
+    known = {
+        "num_classes": about["num_classes"],
+        "source_classes": about["source_classes"],
+        "weights": None,
+        "compile": False,
+    }
+    if isinstance(arguments.get("prompt"), str):
+        raise UserError(
+            f"{folder.path} was not started by vpns fit, so its config does not say how to build "
+            "the network: build it yourself and call vpns_lightning.handoff.load_network"
+        )
+    config = parser.parse_object({"network": {**arguments, **known}})
+    network: PromptedClassifier = instantiate(parser, config).network
+    network.weights_name = about["weights"]
+    return network
+
+
+def load_data(config: dict[str, Any], **changes: object) -> ImageData:
+    """Rebuild the data module of a run.
+
+    Args:
+        config: The run's config.
+        changes: Arguments to replace, such as ``root``; None keeps the run's.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
+    data = config["data"]
+    given = {key: value for key, value in changes.items() if value is not None}
+    arguments = {**data.get("init_args", {}), **given}
+    parsed = parser.parse_object({"data": {**data, "init_args": arguments}})
+    module: ImageData = instantiate(parser, parsed).data
+    module.seed = config.get("seed_everything", module.seed)
+    return module
+
+
+def pick_device(accelerator: str) -> torch.device:
+    """Return the device that ``cpu``, ``cuda``, ``gpu`` or ``auto`` means here.
+
+    Raises:
+        UserError: It is none of these, or there is no such device.
+    """
+    wanted = {"gpu": "cuda", "auto": "cuda" if torch.cuda.is_available() else "cpu"}
+    name = wanted.get(accelerator, accelerator)
+    if name not in {"cpu", "cuda"} or (name == "cuda" and not torch.cuda.is_available()):
+        raise UserError(f"accelerator {accelerator!r} is not available here: use auto, cpu or cuda")
+    return torch.device(name)
