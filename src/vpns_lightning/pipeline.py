@@ -182,7 +182,9 @@ class _Run:
             say(f"stage {stage.stage!r} goes on from {checkpoint}")
         with quiet_lightning():
             trainer = self._trainer(stage)
-            trainer.fit(stage, datamodule=self.data, ckpt_path=resume, weights_only=True)
+            # set here, not passed to fit: stages look at it before Lightning would set it
+            trainer.ckpt_path = resume
+            trainer.fit(stage, datamodule=self.data, weights_only=True)
         if not trainer.state.finished:
             raise KeyboardInterrupt
         trainer.strategy.checkpoint_io.teardown()
@@ -256,6 +258,7 @@ EXPECTED_WARNINGS = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*number of training batches .* is smaller than the logging interval.*",  # epochs are logged too
     ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # equal on all processes
     ".*configure_optimizers. returned .None..*",  # pruners that train nothing
 )
 

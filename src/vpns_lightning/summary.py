@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,8 @@ def print_table(result: dict[str, Any], run: RunFolder) -> None:
     title = (
         f"{result['method']}, {result['backbone']} on {result['dataset']}, seed {result['seed']}"
     )
-    table = Table(title=title)
-    table.add_column("")
+    table = Table(title=title, box=box.SIMPLE, collapse_padding=True)
+    table.add_column("", no_wrap=True)
     for column in ("accuracy", *(["no prompt"] if prompted else []), "sparsity", "measured"):
         table.add_column(column, justify="right")
     for column in ("epochs", "steps", "seconds"):

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference.toy_networks import ToyNet
 
+from reference.toy_networks import ToyNet
 from vpns_lightning.network import FrequencyMapping, IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.network.accounting import account, effective_sparsity, layer_macs
 

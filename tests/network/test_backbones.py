@@ -128,7 +128,7 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object)
 
 def test_an_html_page_instead_of_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_text("<html>404</html>")
-    with pytest.raises(UserError, match="weights.pth is "):
+    with pytest.raises(UserError, match=r"weights\.pth is "):
         build_backbone(NAME, str(tmp_path / "weights.pth"), 7)
 
 
@@ -146,7 +146,7 @@ def test_an_unknown_backbone_gives_the_nearest_name(typo: str, meant: str) -> No
 
 
 def test_unknown_weights_give_the_nearest_name() -> None:
-    with pytest.raises(UserError, match="did you mean 'IMAGENET1K_V1'.* or null"):
+    with pytest.raises(UserError, match=r"did you mean 'IMAGENET1K_V1'.* or null"):
         build_backbone("resnet18", "IMAGENET_V1", 7)
 
 

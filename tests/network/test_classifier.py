@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from reference.toy_networks import ToyNet, toy_batches
-from reference.vpns_equations import MEAN, STD, prompted, zero_padded
 from torch import nn
 
+from reference.toy_networks import ToyNet, toy_batches
+from reference.vpns_equations import MEAN, STD, prompted, zero_padded
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 

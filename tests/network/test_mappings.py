@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from reference.toy_networks import ToyNet, toy_batches
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from reference.toy_networks import ToyNet, toy_batches
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import (
     FrequencyMapping,
@@ -192,4 +192,11 @@ def test_a_label_outside_the_head_is_refused() -> None:
     images, labels = toy_batches(1)[0]
     labels[2] = 4
     with pytest.raises(UserError, match=r"label 4, but the network has 4 classes \(0 to 3\)"):
+        network_with(FrequencyMapping()).count_predictions([(images, labels)])
+
+
+def test_a_negative_label_is_refused() -> None:
+    images, labels = toy_batches(1)[0]
+    labels[2] = -1
+    with pytest.raises(UserError, match="label -1"):
         network_with(FrequencyMapping()).count_predictions([(images, labels)])

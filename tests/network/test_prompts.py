@@ -225,3 +225,8 @@ def test_expansive_prompt_takes_one_image_size_only() -> None:
     ExpansivePrompt(32, 20).check_input_size(20)
     with pytest.raises(UserError, match=r"needs images of that size, got 32 px"):
         ExpansivePrompt(32, 20).check_input_size(32)
+
+
+def test_larger_images_are_never_cropped_silently() -> None:
+    with pytest.raises(UserError):
+        PadPrompt(8, 2)(images(12))

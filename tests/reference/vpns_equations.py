@@ -140,7 +140,7 @@ class Equations:
     ) -> list[float]:
         """Learn scores and prompt with Adam, weights fixed (Eq. 5); return the losses."""
         optimizer = torch.optim.Adam(
-            [*self.scores.values(), self.delta], lr=rate, weight_decay=decay, foreach=False
+            [*self.scores.values(), self.delta], lr=rate, weight_decay=decay
         )
         losses = []
         for epoch in range(epochs):

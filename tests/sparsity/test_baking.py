@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from reference.toy_networks import ToyNet, toy_batches
 from torch import nn
 from torch.nn import functional
 
+from reference.toy_networks import ToyNet, toy_batches
 from vpns_lightning.sparsity import bake, get_masks, mask_layers, masked_layers, unbake
 
 

@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 import torch
-from reference.toy_networks import ToyNet
 from torch import nn
 
+from reference.toy_networks import ToyNet
 from vpns_lightning.sparsity import (
     MaskedConv2d,
     MaskedLinear,
@@ -134,3 +134,10 @@ def test_a_mask_is_bool_and_follows_the_memory_format() -> None:
     network = mask_layers(ToyNet()).to(memory_format=torch.channels_last)
     assert network.conv2.mask.dtype == torch.bool
     assert network.conv2.mask.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_layer_used_under_two_names_is_masked_under_both() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    network.append(network[0])
+    mask_layers(network)
+    assert network[2] is network[0]

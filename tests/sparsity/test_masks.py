@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from reference.toy_networks import ToyNet
 
+from reference.toy_networks import ToyNet
 from vpns_lightning.errors import UserError
 from vpns_lightning.sparsity import (
     get_masks,
@@ -49,7 +49,7 @@ def test_a_wrong_shape_is_named_even_if_it_would_broadcast(shape: tuple[int, ...
 
 def test_a_wrong_dtype_is_named() -> None:
     masks = new_masks() | {"head": torch.ones(10, 8)}
-    with pytest.raises(UserError, match="'head' needs bool .* got torch.float32"):
+    with pytest.raises(UserError, match=r"'head' needs bool .* got torch\.float32"):
         set_masks(mask_layers(ToyNet()), masks)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from reference.selection import keep_by_sorting
 from torch import Tensor
 
+from reference.selection import keep_by_sorting
 from vpns_lightning.errors import UserError
 from vpns_lightning.sparsity import keep_highest, prune_count, select
 
@@ -145,7 +145,7 @@ def test_alive_masks_only_ever_shrink() -> None:
 def test_more_than_the_earlier_mask_left_is_refused() -> None:
     scores = {"layer": torch.arange(4.0)}
     alive = {"layer": torch.tensor([True, False, False, False])}
-    with pytest.raises(UserError, match="2 weights must be kept .* only 1"):
+    with pytest.raises(UserError, match=r"2 weights must be kept .* only 1"):
         select(scores, 0.5, alive=alive)
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from reference.vpns_equations import masked_weight
 from torch import Tensor
 
+from reference.vpns_equations import masked_weight
 from vpns_lightning.sparsity import Masked, MaskedGradient, StraightThrough
 
 

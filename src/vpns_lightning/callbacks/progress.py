@@ -78,8 +78,9 @@ class StageProgress(ProgressBar):
         self._bar.advance(self._task)
         if (batch_idx + 1) % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]  # set by Trainer
             assert isinstance(pl_module, Stage)
-            loss, acc = pl_module.train_loss.compute(), pl_module.train_acc.compute()
-            self._bar.update(self._task, metrics=f"loss {loss:.3f}  train_acc {acc:.3f}")
+            means = pl_module.running_means()
+            text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+            self._bar.update(self._task, metrics=text)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the epoch's metrics."""
@@ -88,10 +89,7 @@ class StageProgress(ProgressBar):
         assert isinstance(pl_module, Stage)
         metrics = trainer.callback_metrics
         known = {name: metrics.get(f"{pl_module.stage}/{name}") for name in SHOWN}
-        known |= {
-            "loss": pl_module.train_loss.compute(),
-            "train_acc": pl_module.train_acc.compute(),
-        }
+        known |= pl_module.running_means()
         text = "  ".join(f"{name} {float(v):.4f}" for name, v in known.items() if v is not None)
         if self._bar is not None:
             self._bar.update(self._task, metrics=text)

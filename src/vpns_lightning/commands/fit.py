@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 
 from vpns_lightning.callbacks import check_precision
@@ -84,6 +84,7 @@ def run(arguments: Sequence[str]) -> None:
     if finished(folder, record):
         return
     machine = _machine(config, folder)
+    seed_everything(config.seed_everything, workers=True, verbose=False)
     objects = instantiate(parser, config)
     for name in ("callbacks", "plugins", "strategy", "profiler", "logger"):
         machine[name] = objects.trainer.get(name)

@@ -62,6 +62,8 @@ class PromptedClassifier(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
+        if num_classes < 1:
+            raise UserError(f"num_classes must be at least 1, got {num_classes}")
         self.backbone_name = backbone if isinstance(backbone, str) else type(backbone).__name__
         self.weights_name = weights
         self.num_classes = num_classes
@@ -139,18 +141,21 @@ class PromptedClassifier(nn.Module):
         self.eval()
         cells = self.source_classes * self.num_classes
         counts = torch.zeros(cells, dtype=torch.int64, device=self.mean.device)
-        largest = torch.zeros((), dtype=torch.int64, device=self.mean.device)
+        extremes = torch.zeros(2, dtype=torch.int64, device=self.mean.device)
         for images, labels in batches:
             predicted = self.source_logits(images, prompted=prompted).argmax(1)
-            largest = torch.maximum(largest, labels.max())
-            cell = predicted * self.num_classes + labels.clamp(max=self.num_classes - 1)
+            extremes = torch.stack(
+                [torch.minimum(extremes[0], labels.min()), torch.maximum(extremes[1], labels.max())]
+            )
+            cell = predicted * self.num_classes + labels.clamp(0, self.num_classes - 1)
             counts.scatter_add_(0, cell, torch.ones_like(cell))
         self.train(was_training)
-        if int(largest) >= self.num_classes:
-            raise UserError(
-                f"the data have label {int(largest)}, but the network has {self.num_classes} "
-                f"classes (0 to {self.num_classes - 1})"
-            )
+        for label in extremes.tolist():
+            if not 0 <= label < self.num_classes:
+                raise UserError(
+                    f"the data have label {label}, but the network has {self.num_classes} "
+                    f"classes (0 to {self.num_classes - 1})"
+                )
         return counts.view(self.source_classes, self.num_classes)
 
     def fit_mapping(self, counts: Tensor | None = None) -> None:
@@ -158,7 +163,15 @@ class PromptedClassifier(nn.Module):
 
         Args:
             counts: From :meth:`count_predictions` where ``mapping.needs_counts``.
+
+        Raises:
+            UserError: The head was sliced before, so other rows cannot be chosen any more.
         """
+        if self.mapping.sliced:
+            raise UserError(
+                "the label mapping is fitted and the head holds its rows only: build the network "
+                "anew to fit it again, or use slice_head=False"
+            )
         self.mapping.fit(counts, self.source_classes)
         if self.mapping.slice_head and not self.mapping.sliced:
             self._slice_head()

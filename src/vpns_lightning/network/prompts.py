@@ -37,10 +37,15 @@ def pad_to_canvas(images: Tensor, canvas_size: int) -> Tensor:
     """Pad (N, C, i, i) with zeros to (N, C, S, S), the image in the middle.
 
     An odd difference puts the extra pixel left and on top.
+
+    Raises:
+        UserError: The images are larger than the canvas.
     """
     size = images.shape[-1]
     if size == canvas_size:
         return images
+    if size > canvas_size:
+        raise UserError(f"images of {size} px do not fit a canvas of {canvas_size} px")
     before, after = (canvas_size - size + 1) // 2, (canvas_size - size) // 2
     return functional.pad(images, (before, after, before, after))
 

@@ -65,8 +65,14 @@ class LearnedScores(Pruner):
         """Create the scores, freeze all of the backbone's own parameters, set the first masks.
 
         Raises:
-            UserError: A layer's weights are all zero: zero scores have zero gradient for ever.
+            UserError: No layer can be pruned, or a layer's weights are all zero: zero scores have
+                zero gradient for ever.
         """
+        if not network.prunable():
+            raise UserError(
+                "no layer is left to prune: network.exclude matches them all, or the backbone has "
+                "no plain convolution or linear layer"
+            )
         self.sparsity = sparsity
         network.backbone.requires_grad_(False)
         fresh = False

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from vpns_lightning.errors import UserError
 from vpns_lightning.sparsity.straight_through import Masked, MaskedGradient, StraightThrough
 
 
@@ -105,14 +106,25 @@ def mask_layers(module: nn.Module, *, exclude: Sequence[str] = ()) -> nn.Module:
     Args:
         module: The network.
         exclude: Regular expressions searched in layer names; what matches stays dense.
+
+    Raises:
+        UserError: ``exclude`` holds no regular expression.
     """
-    for name, child in list(module.named_modules()):
-        if any(re.search(pattern, name) for pattern in exclude):
+    try:
+        patterns = [re.compile(pattern) for pattern in exclude]
+    except re.error as error:
+        raise UserError(f"exclude: {error.pattern!r} is no regular expression ({error})") from None
+    masked: dict[nn.Module, MaskedLayer] = {}
+    # a layer used under two names is listed twice, and must become one masked layer
+    for name, child in list(module.named_modules(remove_duplicate=False)):
+        if any(pattern.search(name) for pattern in patterns):
             continue
-        if type(child) is nn.Conv2d:
-            replace_module(module, name, MaskedConv2d.from_dense(child))
-        elif type(child) is nn.Linear:
-            replace_module(module, name, MaskedLinear.from_dense(child))
+        if type(child) is nn.Conv2d and child not in masked:
+            masked[child] = MaskedConv2d.from_dense(child)
+        elif type(child) is nn.Linear and child not in masked:
+            masked[child] = MaskedLinear.from_dense(child)
+        if child in masked:
+            replace_module(module, name, masked[child])
     return module
 
 

@@ -106,6 +106,12 @@ class Stage(pl.LightningModule):
             self.train_acc.update(correct, torch.ones_like(correct))
         return loss
 
+    def running_means(self) -> dict[str, float]:
+        """Return this process's mean loss and accuracy of the epoch so far; waits for the device."""
+        metrics = {"loss": self.train_loss, "train_acc": self.train_acc}
+        # not compute(): that would wait for the other processes
+        return {name: float(m.mean_value / m.weight) for name, m in metrics.items()}
+
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of ``tensor`` over all processes."""
         if self.trainer.world_size == 1:
@@ -139,8 +145,8 @@ class Stage(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Refit the label mapping where it asks for that."""
         every = self.network.mapping.every
-        resumed = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
-        if every and self.current_epoch and self.current_epoch % every == 0 and not resumed:
+        # Lightning leaves this hook out when it resumes inside an epoch
+        if every and self.current_epoch and self.current_epoch % every == 0:
             fit_mapping(self.network, self.trainer, prompted=True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
@@ -216,7 +222,7 @@ class Stage(pl.LightningModule):
         if step >= 0:
             raise UserError(
                 f"the loss became NaN or infinite at gradient step {step} of stage {self.stage!r} "
-                f"(epoch {self.current_epoch}); weights and the last checkpoint are as before it: "
+                f"(epoch {self.current_epoch}); no weight was changed by it and the last checkpoint is whole: "
                 "lower the learning rate, or check the images of that batch"
             )
 

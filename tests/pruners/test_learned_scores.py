@@ -1,0 +1,211 @@
+"""Hydra with and without a prompt: scores move, everything else stays."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reference.toy_networks import ToyNet, toy_batches
+from vpns_lightning.errors import UserError
+from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
+from vpns_lightning.pruners import Hydra
+from vpns_lightning.pruners.base import Batch, Pruner, parameter_groups
+from vpns_lightning.pruners.learned_scores import scaled_init
+from vpns_lightning.sparsity import get_masks, masked_layers, sparsity_report
+
+
+class Loop:
+    """The stage a pruner needs, as a plain loop."""
+
+    current_epoch = 0
+
+    def __init__(self, network: PromptedClassifier, pruner: Pruner, rate: float = 0.05) -> None:
+        self.network = network
+        self.pruner = pruner
+        build = lambda groups: torch.optim.Adam(groups, lr=rate, weight_decay=1e-4)  # noqa: E731
+        (self.optimizer,) = pruner.optimizers(network, build)
+
+    def loss(self, view: str, batch: Batch) -> Tensor:
+        images, labels = batch
+        return functional.cross_entropy(self.network(images, prompted=view == "prompted"), labels)
+
+    def optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer
+
+    def manual_backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def reduce(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def run(self, steps: int) -> None:
+        for batch in toy_batches(steps):
+            self.pruner.step(self, "prompted", batch)
+
+
+def new_network(prompt: bool = True) -> PromptedClassifier:
+    network = PromptedClassifier(
+        ToyNet(), 4, prompt=PadPrompt(12, 2) if prompt else None, mapping=IdentityMapping()
+    )
+    network.fit_mapping()
+    return network
+
+
+def own_state(network: PromptedClassifier) -> dict[str, Tensor]:
+    """Return copies of weights, biases and affine parameters of the backbone."""
+    named = network.backbone.named_parameters()
+    return {name: p.detach().clone() for name, p in named if not name.endswith("scores")}
+
+
+def test_the_scaled_initialisation_of_the_specification() -> None:  # T-1a
+    scores = scaled_init(torch.tensor([[1.0, -2.0], [0.5, 4.0]]))
+    expected = torch.tensor([[0.4330, -0.8660], [0.2165, 1.7321]])
+    torch.testing.assert_close(scores, expected, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_scores_are_float32_scaled_by_the_fan_in_of_a_group(dtype: torch.dtype) -> None:
+    weight = nn.Conv2d(8, 6, 3, groups=2).weight.to(dtype)
+    scores = scaled_init(weight)
+    assert scores.dtype == torch.float32
+    assert scores.abs().max().item() == pytest.approx(math.sqrt(6 / (4 * 9)))
+
+
+def test_a_layer_of_zeros_is_refused_by_name() -> None:  # T-1c
+    network = new_network()
+    nn.init.zeros_(network.backbone.conv2.weight)
+    with pytest.raises(UserError, match="weights of layer 'conv2' are zero"):
+        Hydra().attach(network, 0.5)
+
+
+def test_attaching_creates_scores_and_freezes_everything_else() -> None:
+    network = new_network()
+    Hydra().attach(network, 0.5)
+    learned = {name for name, p in network.named_parameters() if p.requires_grad}
+    scores = {f"backbone.{name}.scores" for name in ("conv1", "conv2", "head")}
+    assert learned == {*scores, "prompt.delta"}
+
+
+def test_attaching_twice_changes_nothing() -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, 0.5)
+    Loop(network, pruner).run(2)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scores = [layer.scores for _, layer in masked_layers(network.backbone)]
+    pruner.attach(network, 0.5)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(
+        layer.scores is score
+        for (_, layer), score in zip(masked_layers(network.backbone), scores, strict=True)
+    )
+
+
+def test_finding_leaves_weights_biases_and_affine_bit_identical() -> None:
+    network, pruner = new_network(), Hydra()
+    before = own_state(network)
+    masks = copy.deepcopy(get_masks(network.backbone))
+    pruner.attach(network, 0.5)
+    Loop(network, pruner).run(6)
+    after = own_state(network)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert any(not torch.equal(m, masks[n]) for n, m in get_masks(network.backbone).items())
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.5, 0.9, 0.95, 0.999])
+def test_every_step_keeps_exactly_the_requested_count(sparsity: float) -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, sparsity)
+    loop = Loop(network, pruner)
+    total = sparsity_report(network.backbone).total
+    for batch in toy_batches(5):
+        assert sparsity_report(network.backbone).kept == total - math.floor(sparsity * total)
+        pruner.step(loop, "prompted", batch)
+    assert sparsity_report(network.backbone).kept == total - math.floor(sparsity * total)
+
+
+def test_layer_scope_keeps_the_requested_share_of_every_layer() -> None:
+    network, pruner = new_network(), Hydra(scope="layer")
+    pruner.attach(network, 0.75)
+    Loop(network, pruner).run(3)
+    assert set(sparsity_report(network.backbone).per_layer.values()) == {0.75}
+
+
+def test_the_masks_are_those_above_the_threshold() -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, 0.5)
+    Loop(network, pruner).run(3)
+    for _, layer in masked_layers(network.backbone):
+        assert torch.equal(layer.mask, layer.scores.abs() > pruner.threshold)
+
+
+def test_pruned_weights_can_return() -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, 0.5)
+    pruned = {name: ~mask for name, mask in get_masks(network.backbone).items()}
+    Loop(network, pruner).run(6)
+    assert any(bool((get_masks(network.backbone)[n] & was).any()) for n, was in pruned.items())
+
+
+def test_finishing_keeps_the_masks_drops_the_scores_and_thaws() -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, 0.8)
+    Loop(network, pruner).run(3)
+    masks = copy.deepcopy(get_masks(network.backbone))
+    pruner.finish(network, 0.8)
+    assert all(torch.equal(mask, masks[n]) for n, mask in get_masks(network.backbone).items())
+    assert not any(key.endswith("scores") for key in network.state_dict())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_finishing_refuses_scores_that_are_not_numbers() -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, 0.8)
+    with torch.no_grad():
+        network.backbone.conv2.scores[0, 0, 0, 0] = math.nan
+    with pytest.raises(UserError, match="layer 'conv2' has scores that are NaN"):
+        pruner.finish(network, 0.8)
+
+
+def test_a_second_finding_starts_from_the_weights_again() -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, 0.8)
+    Loop(network, pruner).run(2)
+    pruner.finish(network, 0.8)
+    Hydra().attach(network, 0.5)
+    report = sparsity_report(network.backbone)
+    assert report.kept == report.total / 2
+
+
+def test_the_prompt_has_an_optimiser_group_of_its_own() -> None:
+    network = new_network()
+    Hydra().attach(network, 0.5)
+    groups = {group["name"]: group["params"] for group in parameter_groups(network)}
+    assert [parameter is network.prompt.delta for parameter in groups["prompt"]] == [True]
+    assert len(groups["backbone"]) == 3
+
+
+def test_without_a_prompt_there_is_one_optimiser_group() -> None:
+    network = new_network(prompt=False)
+    Hydra().attach(network, 0.5)
+    assert [group["name"] for group in parameter_groups(network)] == ["backbone"]
+
+
+def test_the_plain_view_leaves_the_prompt_alone() -> None:
+    network, pruner = new_network(), Hydra()
+    pruner.attach(network, 0.5)
+    loop = Loop(network, pruner)
+    loop.run(2)
+    delta = network.prompt.delta.detach().clone()
+    pruner.step(loop, "plain", toy_batches(1)[0])
+    assert bool(delta.any())
+    assert torch.equal(network.prompt.delta, delta)
+
+
+def test_a_network_with_nothing_to_prune_is_refused() -> None:
+    network = PromptedClassifier(ToyNet(), 4, prompt=PadPrompt(12, 2), exclude=[".*"])
+    with pytest.raises(UserError):
+        Hydra().attach(network, 0.5)

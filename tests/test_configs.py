@@ -1,0 +1,256 @@
+"""Every config in the repository is parsed, and run from end to end on toy data."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from toy_data import make_layout
+from vpns_lightning.commands.fit import as_record, fit_parser, run
+from vpns_lightning.commands.parsing import parse
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+OVERLAYS = sorted([*CONFIGS.glob("pruner/*.yaml"), *CONFIGS.glob("study/*.yaml")])
+OVERLAYS.append(CONFIGS / "debug.yaml")
+BASES = sorted(set(CONFIGS.glob("*.yaml")) - set(OVERLAYS))
+# batch sizes of the authors' released code
+BATCH_SIZES = {
+    "CIFAR10": 256,
+    "CIFAR100": 256,
+    "TinyImageNet": 256,
+    "ImageNet": 1024,
+    "Flowers102": 128,
+    "DTD": 64,
+    "Food101": 256,
+    "OxfordPets": 64,
+    "StanfordCars": 128,
+}
+PAPER = [path for path in BASES if path.stem.split("_")[0] in {"resnet18", "resnet50", "vgg16"}]
+PAPER.remove(CONFIGS / "resnet18_image_folder.yaml")
+ON_THE_MACHINE = {
+    "trainer.accelerator": "cpu",
+    "trainer.devices": 1,
+    "trainer.precision": "32-true",
+    "trainer.logger": "null",
+    "trainer.limit_val_batches": 1,
+    "trainer.limit_train_batches": 1,
+    "trainer.log_every_n_steps": 1,
+    "trainer.enable_progress_bar": "false",
+    "find.epochs": 1,
+    "tune.epochs": 1,
+}
+# a canvas of 32 px with a pad of 4 px; a head of 1,000 classes, as the pretrained one has
+TOY_NETWORK = {"network.weights": "null", "network.source_classes": 1000}
+TOY_PAD = {
+    "network.prompt.init_args.canvas_size": 32,
+    "network.prompt.init_args.pad_size": 4,
+}
+TOY_SQUARE = {"network.prompt.init_args.canvas_size": 32, "network.prompt.init_args.size": 10}
+PAD_VALUES = 3 * 4 * 4 * (32 - 4)
+SQUARE_VALUES = 3 * 10 * 10
+TOY_IMAGES = 1
+
+
+class Expected(NamedTuple):
+    """What `result.json` must say after a toy run.
+
+    Attributes:
+        method: As the paper names it.
+        sparsity: Asked for.
+        steps: Gradient steps over all stages: batches x epochs x views of each.
+        prompt_parameters: Values of the prompt.
+    """
+
+    method: str = "VPNs"
+    sparsity: float = 0.9
+    steps: int = 2
+    prompt_parameters: int = PAD_VALUES
+
+
+def config_id(path: Path) -> str:
+    return str(path.relative_to(CONFIGS).with_suffix(""))
+
+
+def slow_if_large(path: Path) -> Any:  # noqa: ANN401  # pytest's ParameterSet has no public name
+    marks = [pytest.mark.slow] if path.stem.startswith("vgg16") else []
+    return pytest.param(path, id=config_id(path), marks=marks)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+@cache
+def parsed(*paths: Path) -> dict[str, Any]:
+    arguments = [argument for path in paths for argument in ("--config", str(path))]
+    parser = fit_parser()
+    return flat(as_record(parser, parse(parser, arguments)))
+
+
+@pytest.fixture(autouse=True)
+def no_deprecations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence jsonargparse's on calls that its older versions still need."""
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder for one run, emptied afterwards: checkpoints of real backbones are large."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def run_toy(folder: Path, paths: list[Path], options: dict[str, object]) -> dict[str, Any]:
+    data = parsed(*paths)["data.class_path"].rpartition(".")[2]
+    if data != "Digits":
+        make_layout(data, folder / "data", images_per_class=TOY_IMAGES)
+    everything = {
+        "data.init_args.root": folder / "data",
+        "data.init_args.input_size": 32,
+        "data.init_args.batch_size": 16,
+        "data.init_args.num_workers": 0,
+        "trainer.default_root_dir": folder / "run",
+        **options,
+    }
+    arguments = [argument for path in paths for argument in ("--config", str(path))]
+    run([*arguments, *(f"--{key}={value}" for key, value in everything.items())])
+    result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
+    return result
+
+
+def check(result: dict[str, Any], expected: Expected, *, ties: int = 0) -> None:
+    total = result["weights_prunable"]
+    asked = math.floor(round(expected.sparsity * total, 6))
+    removed = total - result["weights_kept"]
+    assert asked <= removed <= asked + ties
+    assert abs(result["sparsity"] - expected.sparsity) * total <= 1 + ties
+    found = (result["method"], result["gradient_steps"], result["prompt_parameters"])
+    assert found == (expected.method, expected.steps, expected.prompt_parameters)
+    assert 0 <= result["test_accuracy"] <= 1
+    assert 0 <= result["test_accuracy_plain"] <= 1
+
+
+@pytest.mark.parametrize("path", BASES, ids=config_id)
+def test_a_base_config_needs_no_other_file(path: Path) -> None:
+    values = parsed(path)
+    assert values["find.sparsity"] == 0.9
+    assert values["trainer.default_root_dir"].startswith("runs/")
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=config_id)
+def test_an_overlay_changes_what_it_names_and_nothing_else(path: Path) -> None:
+    base = parsed(CONFIGS / "resnet18_cifar100.yaml")
+    both = parsed(CONFIGS / "resnet18_cifar100.yaml", path)
+    named = tuple(flat(yaml.safe_load(path.read_text())))
+    changed = {key for key in base.keys() | both.keys() if base.get(key) != both.get(key)}
+    # a null, or a class given by its name alone, replaces everything below it
+    roots = tuple(key.partition(".class_path")[0].partition(".init_args")[0] for key in named)
+    assert changed
+    assert [key for key in changed if not key.startswith(roots)] == []
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=config_id)
+def test_an_overlay_has_at_most_ten_lines(path: Path) -> None:
+    lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    assert len([line for line in lines if line]) <= 10
+
+
+@pytest.mark.parametrize("path", BASES, ids=config_id)
+def test_a_base_config_fits_one_screen(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 50
+
+
+@pytest.mark.parametrize("path", [*BASES, *OVERLAYS], ids=config_id)
+def test_the_header_of_a_config_is_a_command_with_its_own_name(path: Path) -> None:
+    header = path.read_text().partition("\n\n")[0].splitlines()
+    commands = [line for line in header if line.startswith("#") and "vpns fit --config" in line]
+    assert any(f"configs/{config_id(path)}.yaml" in line for line in commands)
+
+
+def test_configs_of_the_paper_differ_only_in_network_data_and_folder() -> None:
+    first, *others = [parsed(path) for path in PAPER]
+    free = ("network.backbone", "network.weights", "network.mapping", "trainer.default_root_dir")
+    for other in others:
+        keys = first.keys() | other.keys()
+        differing = {key for key in keys if first.get(key) != other.get(key)}
+        assert [k for k in differing if not k.startswith((*free, "data."))] == []
+
+
+@pytest.mark.parametrize("path", PAPER, ids=config_id)
+def test_a_config_of_the_paper_has_its_hyper_parameters(path: Path) -> None:
+    values = parsed(path)
+    data = values["data.class_path"].rpartition(".")[2]
+    assert values["data.init_args.batch_size"] == BATCH_SIZES[data]
+    assert values["data.init_args.input_size"] == values["network.prompt.init_args.canvas_size"]
+    assert values["network.prompt.init_args.pad_size"] == 16
+    assert (values["find.epochs"], values["tune.epochs"]) == (30, 30)
+    assert (values["find.lr_scheduler"], values["tune.lr_scheduler"]) == (None, None)  # cosine
+    find, tune = "find.optimizer.init_args.", "tune.optimizer.init_args."
+    assert (values[f"{find}lr"], values[f"{find}weight_decay"]) == (1e-4, 1e-4)
+    assert (values[f"{tune}lr"], values[f"{tune}weight_decay"]) == (0.01, 1e-4)
+    assert values[f"{tune}momentum"] == 0.9
+    assert values["trainer.default_root_dir"] == f"runs/{path.stem}_s90"
+
+
+@pytest.mark.parametrize("path", [slow_if_large(path) for path in PAPER])
+def test_a_config_of_the_paper_runs(path: Path, folder: Path) -> None:
+    result = run_toy(folder, [path], {**ON_THE_MACHINE, **TOY_NETWORK, **TOY_PAD})
+    check(result, Expected())
+
+
+def test_the_image_folder_config_runs(folder: Path) -> None:
+    path = CONFIGS / "resnet18_image_folder.yaml"
+    check(run_toy(folder, [path], {**ON_THE_MACHINE, **TOY_NETWORK, **TOY_PAD}), Expected())
+
+
+def test_the_quickstart_runs_its_three_stages(folder: Path) -> None:
+    options = {**ON_THE_MACHINE, "warmup.epochs": 1}
+    result = run_toy(folder, [CONFIGS / "quickstart.yaml"], options)
+    check(result, Expected(steps=3))
+    assert list(result["stages"]) == ["warmup", "find", "tune"]
+
+
+# what each overlay needs besides the toy options of its base, and what must come out
+RUNS: dict[str, tuple[dict[str, object], Expected]] = {
+    "pruner/hydra": ({}, Expected("HYDRA", prompt_parameters=0)),
+    "pruner/dense": (
+        {"warmup.epochs": 1, "tune.epochs": 0},
+        Expected("Dense", sparsity=0, steps=1, prompt_parameters=0),
+    ),
+    "study/no_prompt": ({}, Expected("HYDRA", prompt_parameters=0)),
+    "study/fix_prompt": (TOY_SQUARE, Expected(prompt_parameters=SQUARE_VALUES)),
+    "study/random_prompt": (TOY_SQUARE, Expected(prompt_parameters=SQUARE_VALUES)),
+    # one step on each of two views
+    "study/released_code": (TOY_PAD, Expected(steps=4)),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_an_overlay_runs(name: str, folder: Path) -> None:
+    options, expected = RUNS[name]
+    paths = [CONFIGS / "resnet18_cifar10.yaml", CONFIGS / f"{name}.yaml"]
+    result = run_toy(folder, paths, {**ON_THE_MACHINE, **TOY_NETWORK, **options})
+    # the released code drops every score that equals the threshold
+    check(result, expected, ties=8 if name == "study/released_code" else 0)
+
+
+def test_the_debug_overlay_runs_two_batches_of_each_stage(folder: Path) -> None:
+    paths = [CONFIGS / "resnet18_cifar10.yaml", CONFIGS / "debug.yaml"]
+    result = run_toy(folder, paths, {**TOY_NETWORK, **TOY_PAD})
+    check(result, Expected(steps=4))
+
+
+def test_every_overlay_is_run() -> None:
+    assert {config_id(path) for path in OVERLAYS} == {*RUNS, "debug"}

@@ -1,0 +1,140 @@
+"""Arrows never turn back: which room may import which."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vpns_lightning
+
+ROOT = Path(vpns_lightning.__file__).parent
+
+# every room with the rooms it may import besides itself; what comes later imports what came before
+FACTS = {"_version", "errors"}
+TENSORS = FACTS | {"sparsity", "network"}
+LEARNING = TENSORS | {"pruners", "stages"}
+ALLOWED: dict[str, set[str]] = {
+    "_version": set(),
+    "errors": set(),
+    "files": {"errors"},
+    "sparsity": {"errors"},
+    "network": {"errors", "sparsity"},
+    "pruners": {"errors", "network", "sparsity"},
+    "stages": LEARNING - {"stages"},
+    "data": {"errors", "files"},
+    "handoff": TENSORS | {"files"},
+    "exporting": TENSORS | {"files", "handoff"},
+    "evaluation": {"data", "network"},
+    "loggers": {"errors", "files"},
+    "run_folder": {"errors", "files"},
+    "loading": {"data", "errors", "handoff", "network", "run_folder"},
+    "results": LEARNING | {"data", "files"},
+    "summary": {"data", "files", "loggers", "network", "run_folder"},
+    "callbacks": LEARNING | {"files", "handoff"},
+}
+# rooms whose third-party packages are few on purpose
+PACKAGES: dict[str, set[str]] = {
+    "_version": set(),
+    "errors": set(),
+    "files": set(),
+    "sparsity": {"torch", "numpy"},
+    "network": {"torch", "torchvision", "safetensors"},
+    "pruners": {"torch"},
+    "stages": {"torch", "lightning", "torchmetrics", "rich"},
+    "handoff": {"torch", "safetensors"},
+    "cli": set(),
+}
+# whatever imports these sits at the top; nothing below may
+TOP = {"pipeline", "cli", "commands", "experiments"}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield (dotted name, line) of every import of a file, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            name = node.module or ""
+            if name == "vpns_lightning":
+                yield from ((f"{name}.{alias.name}", node.lineno) for alias in node.names)
+            else:
+                yield name, node.lineno
+
+
+def rooms_imported(room: str) -> dict[str, str]:
+    """Return room to file:line of one import of it, for all files of a room."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        if room_of(path) != room:
+            continue
+        for name, line in imports_of(path):
+            first, _, rest = name.partition(".")
+            if first == "vpns_lightning" and rest.split(".")[0] != room:
+                found[rest.split(".")[0]] = f"{path}:{line}"
+    return found
+
+
+def packages_imported(room: str) -> dict[str, str]:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        if room_of(path) != room:
+            continue
+        for name, line in imports_of(path):
+            package = name.split(".")[0]
+            if package not in sys.stdlib_module_names and package != "vpns_lightning":
+                found[package] = f"{path}:{line}"
+    return found
+
+
+ROOMS = sorted({room_of(path) for path in ROOT.rglob("*.py")} - {"__init__"})
+
+
+def test_every_room_stands_in_the_table() -> None:
+    assert set(ROOMS) <= ALLOWED.keys() | TOP
+
+
+@pytest.mark.parametrize("room", [room for room in ALLOWED if room in ROOMS])
+def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
+    strangers = {r: where for r, where in rooms_imported(room).items() if r not in ALLOWED[room]}
+    assert not strangers
+
+
+@pytest.mark.parametrize("room", PACKAGES)
+def test_a_room_uses_only_its_packages(room: str) -> None:
+    used = packages_imported(room)
+    strangers = {name: where for name, where in used.items() if name not in PACKAGES[room]}
+    assert not strangers
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in {"cli", "commands"}])
+def test_nothing_imports_the_command_line(room: str) -> None:
+    assert not rooms_imported(room).keys() & {"cli", "commands"}
+
+
+def test_the_table_has_no_circle() -> None:
+    order = list(ALLOWED)
+    while order:
+        free = [room for room in order if not ALLOWED[room] & set(order)]
+        assert free, f"a circle among {order}"
+        order = [room for room in order if room not in free]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("vpns_lightning", "torch"),
+        ("vpns_lightning.sparsity", "torchvision"),
+        ("vpns_lightning.pruners", "lightning"),
+    ],
+)
+def test_importing_a_room_does_not_load_what_it_must_not_know(module: str, absent: str) -> None:
+    code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
