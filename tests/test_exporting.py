@@ -31,8 +31,6 @@ from vpns_lightning.network import (
 )
 from vpns_lightning.sparsity import bake, get_masks, masked_layers, sparsity_report, unmask_layers
 
-NEEDS_ONNX = "onnx, onnxscript and onnxruntime come with the extra [export]"
-
 
 class Tiny(nn.Module):
     """Two convolutions, batch normalisation and a linear head for images of any size."""
@@ -76,11 +74,18 @@ def images(size: int, count: int = 3) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(7))
 
 
+def skip_without_packages(suffix: str) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime") if suffix == ".onnx" else ():
+        pytest.importorskip(name, reason=f"{name} comes with the extra [export]")
+
+
 def read_pt2(path: Path) -> Callable[[Tensor], Tensor]:
     return torch.export.load(path).module()
 
 
 def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [given.name for given in session.get_inputs()] == ["images"]
     return lambda batch: torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
@@ -113,6 +118,7 @@ PROMPTS: list[tuple[Prompt | None, int]] = [
 def test_a_graph_answers_as_the_network_with_its_prompt(
     suffix: str, prompt: Prompt | None, size: int, tmp_path: Path
 ) -> None:
+    skip_without_packages(suffix)
     network = finished(prompt, IterativeMapping())
     answer = READERS[suffix](export(network, tmp_path / f"net{suffix}", input_size=size))
     for count in (1, 4):
@@ -122,8 +128,9 @@ def test_a_graph_answers_as_the_network_with_its_prompt(
 
 
 def test_an_onnx_keeps_every_zero_and_adds_none(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx", reason=NEEDS_ONNX)
-    pytest.importorskip("onnxscript", reason=NEEDS_ONNX)
+    skip_without_packages(".onnx")
+    import onnx
+
     network = finished(sparsity=0.8)
     model = onnx.load(export(network, tmp_path / "net.onnx", input_size=10))
     stored = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -233,8 +240,7 @@ def test_a_file_that_lost_zeros_never_appears(
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt2", ".onnx"])
 def test_equal_collapsed_layers_are_exported(suffix: str, tmp_path: Path) -> None:
-    if suffix == ".onnx":
-        pytest.importorskip("onnxscript", reason=NEEDS_ONNX)
+    skip_without_packages(suffix)
     layers = [nn.Conv2d(3, 3, 3, padding=1, bias=False) for _ in range(3)]
     network = finished(backbone=nn.Sequential(*layers, nn.Flatten(), nn.Linear(48, 7)))
     for name in ("0", "1"):

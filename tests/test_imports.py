@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "files"},
     "handoff": TENSORS | {"files"},
     "exporting": TENSORS | {"files", "handoff"},
+    "processes": set(),
     "evaluation": {"data", "network"},
     "loggers": {"errors", "files"},
     "run_folder": {"errors", "files"},

@@ -32,7 +32,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({error.strerror or error}): free space or choose "
-            "another folder with trainer.default_root_dir; what was there before is untouched"
+            "another folder; what was there before is untouched"
         ) from error
     finally:
         with suppress(FileNotFoundError):

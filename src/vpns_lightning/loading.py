@@ -4,13 +4,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError
 from vpns_lightning.handoff import load_network, read_about
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.run_folder import RunFolder
+
+
+def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Build what a config describes.
+
+    Raises:
+        UserError: A constructor refused its arguments; jsonargparse's wrapping is taken off.
+    """
+    try:
+        # newer jsonargparse has another name for it and warns of the old one
+        build = getattr(parser, "instantiate", None) or parser.instantiate_classes
+        built: Namespace = build(config)
+        return built
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 class LoadedRun(NamedTuple):

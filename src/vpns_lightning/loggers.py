@@ -1,7 +1,6 @@
 """Loggers: a CSV that survives resuming, and W&B that never stops a run."""
 
 import csv
-import math
 import os
 import socket
 import uuid
@@ -78,21 +77,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a ``metrics.csv``, a line cut off by a kill left out."""
     if not path.exists():
         return []
-    rows = []
+    rows: list[dict[str, Any]] = []
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             try:
-                rows.append(
-                    row
-                    | {
-                        "epoch": int(row["epoch"]),
-                        "step": int(row["step"]),
-                        "value": float(row["value"]),
-                    }
-                )
+                numbers = {"epoch": int(row["epoch"]), "step": int(row["step"])}
+                rows.append({**row, **numbers, "value": float(row["value"])})
             except (TypeError, ValueError):
                 continue
-    return [r for r in rows if not math.isinf(r["value"])]
+    return rows
 
 
 def wandb_offline_reason() -> str | None:

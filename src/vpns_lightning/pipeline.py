@@ -35,6 +35,7 @@ from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.results import collect
+from vpns_lightning.processes import is_first_process
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.stages import MaskFinding, Stage, SubnetworkTuning
 from vpns_lightning.summary import draw_summary, print_table
@@ -79,7 +80,7 @@ def fit_stages(
     _check(network, data, machine, [s for s in (warmup, find, tune) if s])
     run = RunFolder(run_dir)
     with ExitStack() as held:
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             held.enter_context(run.locked())
             run.keep_config(config or _describe(network, data, find, tune, warmup, seed))
         done = run.read_result()
@@ -148,7 +149,7 @@ class _Run:
     def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
         """Run the stages that are left, then write the results."""
         left = self._resume(stages)
-        if left and rank_zero_only.rank == 0:
+        if left and is_first_process():
             self.data.prepare_data()
             self.facts["class_names"] = list(self.data.class_names)
         for stage in left:
@@ -197,7 +198,7 @@ class _Run:
                 f"{type(self.network.mapping).__name__}: give a stage before it some epochs"
             )
         freeze(stage)
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             self.facts["stages"][stage.stage] = {"epochs": 0, "gradient_steps": 0}
             hand_on(self.run.handoff, stage, self.facts, self.evaluate)
 
@@ -236,7 +237,7 @@ class _Run:
     def _finish(self, find: MaskFinding) -> dict[str, Any]:
         """Write masks, picture, table and, last, the result."""
         result: dict[str, Any] = {}
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             facts = read_about(self.run.handoff)
             result = collect(self.network, self.data, find, facts, sys.argv)
             save_masks(self.run.masks, self.network, facts)
@@ -244,7 +245,7 @@ class _Run:
             self.run.write_result(result)
             print_table(result, self.run)
         for logger in self.loggers:
-            if rank_zero_only.rank == 0:
+            if is_first_process():
                 logger.log_metrics({f"result/{k}": result[k] for k in LOGGED_RESULTS})
             logger.finalize("success")
         return result
@@ -292,8 +293,8 @@ def _check(
         raise UserError(
             f"strategy {machine['strategy']!r} starts processes that return no network: use ddp"
         )
-    for key in ("gradient_clip_val", "accumulate_grad_batches"):
-        if machine.get(key) not in {None, 1}:
+    for key, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if machine.get(key, neutral) not in (None, neutral):
             raise UserError(f"trainer.{key} has no effect on manual optimisation: leave it out")
     if data.num_classes != network.num_classes:
         raise UserError(

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from vpns_lightning.errors import UserError
+from vpns_lightning.stages.base import log_interval
 
 
 def check_precision(precision: object) -> None:
@@ -121,7 +122,7 @@ class SignalGuard(pl.Callback):
     def _agreed(self, trainer: pl.Trainer, batch_idx: int) -> int:
         if trainer.world_size == 1:
             return self.stop.signum
-        if (batch_idx + 1) % max(trainer.log_every_n_steps, 1):  # type: ignore[attr-defined]  # set by Trainer
+        if (batch_idx + 1) % log_interval(trainer):
             return 0
         flag = torch.tensor(self.stop.signum, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)

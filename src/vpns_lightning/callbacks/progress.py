@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from vpns_lightning.stages import Stage
+from vpns_lightning.stages.base import log_interval
 
 SHOWN = ("loss", "train_acc", "acc", "acc_plain", "sparsity", "mask_churn")
 
@@ -76,7 +77,7 @@ class StageProgress(ProgressBar):
         if self._bar is None:
             return
         self._bar.advance(self._task)
-        if (batch_idx + 1) % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]  # set by Trainer
+        if (batch_idx + 1) % log_interval(trainer) == 0:
             assert isinstance(pl_module, Stage)
             means = pl_module.running_means()
             text = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
@@ -88,7 +89,7 @@ class StageProgress(ProgressBar):
             return
         assert isinstance(pl_module, Stage)
         metrics = trainer.callback_metrics
-        known = {name: metrics.get(f"{pl_module.stage}/{name}") for name in SHOWN}
+        known: dict[str, Any] = {name: metrics.get(f"{pl_module.stage}/{name}") for name in SHOWN}
         known |= pl_module.running_means()
         text = "  ".join(f"{name} {float(v):.4f}" for name, v in known.items() if v is not None)
         if self._bar is not None:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from vpns_lightning.commands.parsing import import_plugins, instantiate, parse
+from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.loading import instantiate
 
 VERBS = ("check",)
 

@@ -7,14 +7,15 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.utilities import rank_zero_only
 
 from vpns_lightning.callbacks import check_precision
-from vpns_lightning.commands.parsing import import_plugins, instantiate, parse
+from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
+from vpns_lightning.loading import instantiate
 from vpns_lightning.loggers import prepare_wandb
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pipeline import fit_stages
+from vpns_lightning.processes import is_first_process
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.sparsity import check_sparsity
 from vpns_lightning.stages import MaskFinding, SubnetworkTuning
@@ -137,7 +138,7 @@ def finished(folder: RunFolder, record: dict[str, Any]) -> bool:
     result = folder.read_result()
     if result is None:
         return False
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         print(
             f"{folder.path} is finished: {result['method']}, sparsity {result['sparsity']:.4f}, "
             f"test accuracy {result['test_accuracy']:.4f} ({folder.result})"
@@ -152,12 +153,13 @@ def _machine(config: Namespace, folder: RunFolder) -> dict[str, Any]:
     for logger in loggers:
         if not hasattr(logger, "class_path"):
             continue
-        if rank_zero_only.rank == 0:
+        if is_first_process():
             folder.make()
         if logger.class_path.endswith("WandbLogger"):
             name = folder.path.name
             prepared = prepare_wandb(logger.init_args.as_dict(), folder.path, name)
-            logger.init_args.update(prepared)
+            for key, value in prepared.items():
+                logger.init_args[key] = value
         elif "save_dir" in logger.init_args:
             logger.init_args.save_dir = str(folder.path)
     return {k: v for k, v in trainer.as_dict().items() if k != "default_root_dir"}

@@ -33,26 +33,10 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     for path in _config_files(arguments):
         _check_class_paths(path)
     try:
-        return parser.parse_args(list(arguments))
+        parsed: Namespace = parser.parse_args(list(arguments))
+        return parsed
     except argparse.ArgumentError as error:
         raise UserError(explain(str(error), parser)) from None
-
-
-def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Build what a config describes.
-
-    Raises:
-        UserError: A constructor refused its arguments; jsonargparse's wrapping is taken off.
-    """
-    try:
-        return parser.instantiate_classes(config)
-    except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from None
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -80,10 +64,10 @@ def explain(message: str, parser: ArgumentParser) -> str:
     return text.removeprefix("Parser key ")
 
 
-def subclass_names(base: type) -> list[str]:
+def subclass_names(base: type[Any]) -> list[str]:
     """Return the names of all concrete subclasses of ``base`` that are imported."""
     names = set()
-    for child in base.__subclasses__():
+    for child in list(base.__subclasses__()):
         names |= set(subclass_names(child))
         if not getattr(child, "__abstractmethods__", None) and child.__module__.startswith(
             ("vpns_lightning", "__main__")
@@ -108,7 +92,7 @@ def _options(parser: ArgumentParser, key: str, class_name: str) -> list[str]:
     return []
 
 
-def _all_subclasses(base: type) -> Iterator[type]:
+def _all_subclasses(base: type[Any]) -> Iterator[type[Any]]:
     for child in base.__subclasses__():
         yield child
         yield from _all_subclasses(child)

@@ -11,6 +11,7 @@ from vpns_lightning.errors import UserError
 from vpns_lightning.network.backbones import build_backbone, head_of, num_outputs
 from vpns_lightning.network.mappings import FrequencyMapping, LabelMapping, LinearHead
 from vpns_lightning.network.prompts import Prompt, pad_to_canvas
+from vpns_lightning.network.reach import leave_bypassed_layers_dense
 from vpns_lightning.sparsity import mask_layers, masked_layers, replace_module
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -85,6 +86,7 @@ class PromptedClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         mask_layers(self.backbone, exclude=exclude)
+        leave_bypassed_layers_dense(self.backbone, 224 if prompt is None else prompt.canvas_size)
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -120,7 +122,11 @@ class PromptedClassifier(nn.Module):
 
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return layer name to weight of every layer that carries a mask."""
-        return {name: layer.weight for name, layer in masked_layers(self.backbone)}
+        return {
+            name: layer.weight
+            for name, layer in masked_layers(self.backbone)
+            if isinstance(layer.weight, nn.Parameter)
+        }
 
     @torch.no_grad()
     def count_predictions(
@@ -179,6 +185,8 @@ class PromptedClassifier(nn.Module):
     @torch.no_grad()
     def _slice_head(self) -> None:
         """Keep the mapped rows of the classifier, in target order."""
+        if self.mapping.sliced:
+            return
         name, head = head_of(self.backbone)
         rows = self.mapping.sequence.to(head.weight.device)
         if num_outputs(head) != self.num_classes or not torch.equal(
@@ -191,7 +199,7 @@ class PromptedClassifier(nn.Module):
                     part = nn.Parameter(whole[rows].clone(), requires_grad=whole.requires_grad)
                     setattr(small, key, part)
             if hasattr(small, "mask"):
-                small.mask = head.mask[rows].clone()  # type: ignore[index,operator]  # a buffer of MaskedLayer
+                small.mask = head.mask[rows].clone()  # type: ignore[index]  # a buffer of MaskedLayer
             attribute = "out_features" if isinstance(small, nn.Linear) else "out_channels"
             setattr(small, attribute, self.num_classes)
             replace_module(self.backbone, name, small)

@@ -30,7 +30,8 @@ class InclusiveClamp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
         """Return the gradient where 0 <= pixels <= 1, zero elsewhere."""
         (inside,) = ctx.saved_tensors
-        return grads[0] * inside.to(grads[0].dtype)
+        passed: Tensor = grads[0] * inside.to(grads[0].dtype)
+        return passed
 
 
 def pad_to_canvas(images: Tensor, canvas_size: int) -> Tensor:
@@ -76,7 +77,8 @@ class Prompt(nn.Module, ABC):
 
     def norm(self) -> Tensor:
         """Return the L2 norm of what is added, 0-d."""
-        return self.picture().norm()
+        length: Tensor = self.picture().norm()
+        return length
 
     def check_input_size(self, input_size: int) -> None:
         """Refuse images that do not fit the canvas.

@@ -22,12 +22,15 @@ class MaskedLayer(nn.Module):
         mask: Bool buffer of the weight's shape; True is kept.
         scores: float32 parameter of the weight's shape while a mask is being learned, else None.
         baked: The weight already carries the mask (see :func:`bake`).
+        full: While baked: the mask keeps everything, so there is nothing to do.
     """
 
-    weight: nn.Parameter
+    weight: Tensor
+    bias: Tensor | None
     mask: Tensor
     scores: nn.Parameter | None
     baked: bool
+    full: bool
 
     def _adopt(self, dense: nn.Conv2d | nn.Linear) -> None:
         """Take over the parameters of ``dense`` and start with a mask of ones."""
@@ -36,12 +39,15 @@ class MaskedLayer(nn.Module):
         self.register_buffer("mask", torch.ones_like(dense.weight, dtype=torch.bool))
         self.register_parameter("scores", None)
         self.baked = False
+        self.full = False
         self.train(dense.training)
 
     def effective_weight(self) -> Tensor:
         """Return ``mask * weight``, differentiable as the stage at hand needs it."""
         if self.scores is not None:
             masked: Tensor = StraightThrough.apply(self.weight, self.scores, self.mask)
+        elif self.baked and self.full:
+            masked = self.weight
         elif self.baked:
             masked = MaskedGradient.apply(self.weight, self.mask)
         else:
@@ -72,10 +78,11 @@ class MaskedConv2d(MaskedLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of (N, C, H, W) with the masked weight."""
-        return self._conv_forward(input, self.effective_weight(), self.bias)
+        output: Tensor = self._conv_forward(input, self.effective_weight(), self.bias)
+        return output
 
 
-class MaskedLinear(MaskedLayer, nn.Linear):
+class MaskedLinear(MaskedLayer, nn.Linear):  # type: ignore[misc]  # torch declares a bias that may be None as Tensor
     """``nn.Linear`` whose weight is multiplied by a bool mask."""
 
     @classmethod
@@ -152,7 +159,9 @@ def unmask_layers(module: nn.Module) -> nn.Module:
                 layer.in_features, layer.out_features, layer.bias is not None, device="meta"
             )
         layer.weight.mul_(layer.mask)
-        dense.weight, dense.bias = layer.weight, layer.bias
+        for name_of, parameter in layer.named_parameters(recurse=False):
+            if name_of != "scores":
+                dense.register_parameter(name_of, parameter)
         replace_module(module, name, dense.train(layer.training))
     return module
 
@@ -172,7 +181,7 @@ def bake(module: nn.Module) -> None:
     """
     for _, layer in masked_layers(module):
         layer.weight.mul_(layer.mask)
-        layer.baked = True
+        layer.baked, layer.full = True, bool(layer.mask.all())
 
 
 def unbake(module: nn.Module) -> None:

@@ -30,6 +30,11 @@ def derive_seed(*parts: object) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def log_interval(trainer: pl.Trainer) -> int:
+    """Return how many steps lie between two log points, at least 1."""
+    return max(int(getattr(trainer, "log_every_n_steps", 1)), 1)
+
+
 class Stage(pl.LightningModule):
     """A stage of the pipeline: a LightningModule around the shared network.
 
@@ -55,6 +60,8 @@ class Stage(pl.LightningModule):
 
     stage: str = "stage"
     network: PromptedClassifier
+    bad_step: Tensor
+    found_inf: Tensor
 
     def __init__(
         self,
@@ -136,7 +143,7 @@ class Stage(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Check the labels of the data against the network before the first step."""
-        classes = getattr(self.trainer.datamodule, "num_classes", self.network.num_classes)
+        classes = getattr(self._data(), "num_classes", self.network.num_classes)
         if classes != self.network.num_classes:
             raise UserError(
                 f"the data have {classes} classes, the network has {self.network.num_classes}"
@@ -158,7 +165,7 @@ class Stage(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """At a log point: stop on a bad loss, then log the running means of the epoch."""
         last = batch_idx + 1 == self.trainer.num_training_batches
-        if last or (batch_idx + 1) % max(self.trainer.log_every_n_steps, 1) == 0:
+        if last or (batch_idx + 1) % log_interval(self.trainer) == 0:
             self.check_finite()
 
     def on_train_epoch_end(self) -> None:
@@ -249,6 +256,9 @@ class Stage(pl.LightningModule):
         if fused:
             optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]  # read by torch's fused kernels
         self._guarded_on_device = fused
+
+    def _data(self) -> object:
+        return getattr(self.trainer, "datamodule", None)
 
     def _cosine(self, optimizer: Optimizer) -> LRScheduler:
         return CosineAnnealingLR(optimizer, T_max=max(self.epochs, 1))

@@ -78,4 +78,4 @@ class SubnetworkTuning(Stage):
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         """Take one optimiser step on each view in turn."""
         for view in self.views:
-            gradient_step(self, view, batch[view])  # type: ignore[arg-type]  # current_epoch is a property here
+            gradient_step(self, view, batch[view])

@@ -1,0 +1,246 @@
+"""The command line: what it prints, refuses, and costs before it starts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import vpns_lightning
+from vpns_lightning import cli
+from vpns_lightning.commands import fit as fit_command
+
+BASE = {
+    "network": {
+        "backbone": "shufflenet_v2_x0_5",
+        "prompt": {"class_path": "PadPrompt", "init_args": {"canvas_size": 32, "pad_size": 4}},
+        "mapping": "IdentityMapping",
+    },
+    "find": {"pruner": "Hydra", "sparsity": 0.9, "epochs": 1},
+    "tune": {"epochs": 1},
+    "data": {"class_path": "Digits", "init_args": {"input_size": 32, "batch_size": 16}},
+    "trainer": {"accelerator": "cpu", "limit_train_batches": 1, "limit_val_batches": 1},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(BASE))
+    return path
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one line that a refused command prints."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("vpns: error: ")
+    return lines[0]
+
+
+def test_version_and_help_import_no_torch() -> None:
+    code = (
+        "import sys; from vpns_lightning.cli import main; main(['--version']); main(['--help']);"
+        "assert not {'torch', 'lightning', 'jsonargparse'} & set(sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert vpns_lightning.__version__ in printed
+    assert "vpns fit --config" in printed
+
+
+def test_an_unknown_subcommand_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'test'" in refusal(capsys, "tset")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--find.pruner=Hydar", "did you mean 'Hydra'"),
+        ("--network.prompt=PadPromt", "did you mean 'PadPrompt'"),
+        ("--network.mapping=FrequencyMaping", "did you mean 'FrequencyMapping'"),
+        ("--data=CIFAR1000", "did you mean 'CIFAR100'"),
+        ("--network.backbone=resnet81", "did you mean 'resnet18'"),
+        ("--find.sparsty=0.8", "did you mean 'find.sparsity'"),
+        ("--data.batchsize=8", "did you mean 'batch_size'"),
+        ("--network.prompt.pad_siz=8", "did you mean 'pad_size'"),
+        ("--find.views=[promted]", "did you mean 'prompted'"),
+        ("--find.epochs=-1", "epochs must be >= 0"),
+        ("--network.prompt.pad_size=17", "pad_size 17 px does not fit a canvas of 32 px"),
+        ("--data.input_size=48", "canvas of 32 px"),
+        ("--data.batch_size=0", "batch_size"),
+        ("--network.weights=IMAGENET1K_V9", "did you mean 'IMAGENET1K_V1'"),
+        ("--network.weights=nowhere.safetensors", "does not exist"),
+        ("--trainer.precision=16-true", "use bf16-mixed"),
+        ("--find.epochs=many", "many"),
+        ("--config=nowhere.yaml", "nowhere.yaml does not exist"),
+    ],
+)
+def test_wrong_input_is_one_line_that_names_the_remedy(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    assert said in refusal(capsys, "fit", f"--config={config}", root, option)
+    assert not (tmp_path / "run" / "find").exists()
+
+
+@pytest.mark.parametrize("sparsity", ["1", "1.0", "1.2", "-0.1", "nan", "inf", "2", "true", "half"])
+def test_sparsity_outside_its_range_is_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sparsity: str
+) -> None:
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    said = refusal(capsys, "fit", f"--config={config}", root, f"--find.sparsity={sparsity}")
+    assert "sparsity" in said
+
+
+def test_a_misspelt_key_in_a_config_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**BASE, "find": {**BASE["find"], "sparsty": 0.8}}))
+    assert "'sparsty' (did you mean 'sparsity')" in refusal(capsys, "fit", f"--config={path}")
+
+
+def test_a_config_cannot_import_a_foreign_module(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Thing: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for where in (
+        {"find": {**BASE["find"], "pruner": {"class_path": "evil.Thing"}}},
+        {"find": {**BASE["find"], "pruner": "evil.Thing"}},
+        {"trainer": {"callbacks": [{"class_path": "evil.Thing"}]}},
+        {"data": {"class_path": "evil.Thing"}},
+        {"tune": {"optimizer": {"class_path": "evil.Thing"}}},
+        {"tune": {"optimizer": "evil.Thing"}},
+    ):
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(BASE | where))
+        assert "--plugins evil" in refusal(capsys, "fit", f"--config={path}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_plugin_named_on_the_command_line_brings_its_classes(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "my_pruner_plugin.py"
+    plugin.write_text(
+        "from vpns_lightning import Hydra\n"
+        "class MyPruner(Hydra):\n"
+        "    def method(self, *, prompted): return 'mine'\n"
+    )
+    run = tmp_path / "run"
+    cli.main(
+        [
+            "fit",
+            f"--config={config}",
+            "--plugins",
+            str(plugin),
+            "--find.pruner=my_pruner_plugin.MyPruner",
+            f"--trainer.default_root_dir={run}",
+        ]
+    )
+    assert json.loads((run / "result.json").read_text())["method"] == "mine"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(BASE))
+    fit_command.run([f"--config={path}", f"--trainer.default_root_dir={folder / 'run'}"])
+    return folder / "run"
+
+
+def test_test_reports_the_accuracy_of_the_result(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["test", "--run", str(run), "--accelerator", "cpu"])
+    printed = json.loads(capsys.readouterr().out[capsys.readouterr().out.find("{") :] or "{}")
+    result = json.loads((run / "result.json").read_text())
+    for key in ("test_accuracy", "test_accuracy_plain", "test_images"):
+        assert printed[key] == result[key]
+
+
+def test_predict_writes_class_names_and_probabilities(run: Path, tmp_path: Path) -> None:
+    import csv
+
+    from toy_data import noise
+
+    for index in range(3):
+        noise(index, (20, 30)).save(tmp_path / f"{index}.png")
+    output = tmp_path / "predictions.csv"
+    cli.main(
+        ["predict", "--run", str(run), "--images", str(tmp_path), "--output", str(output)]
+        + ["--accelerator", "cpu", "--top", "10"]
+    )
+    rows = list(csv.DictReader(output.open()))
+    assert [row["image"] for row in rows] == ["0.png", "1.png", "2.png"]
+    for row in rows:
+        values = [float(row[f"probability_{k}"]) for k in range(1, 11)]
+        assert sum(values) == pytest.approx(1, abs=1e-4)
+        assert values == sorted(values, reverse=True)
+        assert {row[f"class_{k}"] for k in range(1, 11)} == {str(d) for d in range(10)}
+
+
+def test_export_writes_a_plain_torchvision_network(run: Path, tmp_path: Path) -> None:
+    import torchvision
+    from safetensors.torch import load_file
+
+    output = tmp_path / "net.safetensors"
+    cli.main(["export", "--run", str(run), "--output", str(output)])
+    plain = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    plain.load_state_dict(load_file(output))
+    zeros = sum(int((m.weight == 0).sum()) for m in plain.modules() if hasattr(m, "groups"))
+    assert zeros > 0
+
+
+def test_data_check_reports_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["data", "check", "--data", "Digits"])
+    assert "1,437 train" in capsys.readouterr().out
+
+
+def test_data_check_says_which_folder_to_fill(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, "data", "check", "--data", "CIFAR100", "--data.root", str(tmp_path))
+    assert "cifar-100-python" in said
+    assert str(tmp_path) in said
+
+
+def test_a_folder_without_a_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is no run folder" in refusal(capsys, "test", "--run", str(tmp_path))
+
+
+def test_an_unwritable_run_folder_is_refused(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    root = f"--trainer.default_root_dir={tmp_path / 'file' / 'run'}"
+    assert "could not be written" in refusal(capsys, "fit", f"--config={config}", root)
+
+
+def test_wandb_without_a_key_runs_offline_and_logs_everything(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    run = tmp_path / "run"
+    logger = "{class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: vpns}}"
+    with pytest.warns(UserWarning, match="W&B runs offline because there is no key"):
+        cli.main(
+            ["fit", f"--config={config}", f"--trainer.default_root_dir={run}"]
+            + ["--trainer.logger", logger]
+        )
+    assert (run / "result.json").is_file()
+    assert list(run.glob("wandb/offline-run-*"))
+    assert (run / "metrics.csv").is_file()

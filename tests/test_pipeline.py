@@ -1,0 +1,250 @@
+"""A run from its first epoch to its result, its folder, and running it again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from toy_run import KillAt, Killed, Parts
+
+import vpns_lightning as vpns
+from vpns_lightning.handoff import read_about
+from vpns_lightning.loggers import read_metrics
+from vpns_lightning.run_folder import RunFolder, config_differences
+
+RUN_FILES = ("config.yaml", "handoff.safetensors", "masks.safetensors", "metrics.csv")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Parts]:
+    folder = tmp_path_factory.mktemp("run")
+    parts = Parts()
+    return folder, parts.fit(folder), parts
+
+
+def test_a_run_leaves_its_folder_complete(finished: tuple[Path, dict[str, Any], Parts]) -> None:
+    folder, result, _ = finished
+    for name in (*RUN_FILES, "summary.png", "result.json", "find/last.ckpt", "tune/last.ckpt"):
+        assert (folder / name).is_file(), name
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_the_result_states_method_sparsity_and_cost(
+    finished: tuple[Path, dict[str, Any], Parts],
+) -> None:
+    _, result, parts = finished
+    total = sum(w.numel() for w in parts.network.prunable().values())
+    assert result["method"] == "VPNs"
+    assert result["weights_kept"] == total - int(0.8 * total + 1e-6)
+    assert result["sparsity"] == pytest.approx(0.8, abs=1 / total)
+    assert result["epochs"] == 6
+    assert result["gradient_steps"] == result["forward_backward_passes"] == 6 * 3
+    assert result["test_images"] == 24
+    assert result["dense_accuracy"] is not None
+    assert result["parameters_kept"] == result["parameters"] - (total - result["weights_kept"])
+    assert result["effective_macs"] < result["macs"]
+
+
+def test_masks_are_a_file_of_bools_with_prompt_and_mapping(
+    finished: tuple[Path, dict[str, Any], Parts],
+) -> None:
+    folder, _, parts = finished
+    stored = load_file(folder / "masks.safetensors")
+    for name, layer in parts.network.backbone.named_modules():
+        if hasattr(layer, "mask"):
+            assert torch.equal(stored[f"mask.{name}"], layer.mask)
+    assert torch.equal(stored["prompt.delta"], parts.network.prompt.delta)
+    assert torch.equal(stored["mapping.sequence"], parts.network.mapping.sequence)
+    with safe_open(folder / "masks.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["vpns"])["backbone"] == "ToyNet"
+
+
+def test_metrics_are_logged_for_every_epoch_of_every_stage(
+    finished: tuple[Path, dict[str, Any], Parts],
+) -> None:
+    rows = read_metrics(finished[0] / "metrics.csv")
+    for stage, metric in (
+        ("warmup", "loss"),
+        ("find", "loss"),
+        ("find", "mask_churn"),
+        ("find", "sparsity"),
+        ("find", "sparsity/conv1"),
+        ("find", "prompt_norm"),
+        ("tune", "acc"),
+        ("tune", "acc_plain"),
+        ("tune", "lr"),
+    ):
+        epochs = [r["epoch"] for r in rows if (r["stage"], r["metric"]) == (stage, metric)]
+        assert epochs == [0, 1], (stage, metric)
+
+
+def test_tuning_leaves_the_mask_and_the_pruned_weights_alone(
+    finished: tuple[Path, dict[str, Any], Parts],
+) -> None:
+    folder, _, parts = finished
+    found = torch.load(folder / "find" / "last.ckpt", weights_only=True)["state_dict"]
+    for name, mask in parts.network.named_buffers():
+        if name.endswith(".mask"):
+            assert torch.equal(found[f"network.{name}"], mask)
+            weight = parts.network.get_parameter(name.removesuffix("mask") + "weight")
+            assert not weight[~mask].any()
+
+
+def test_running_a_finished_run_again_changes_nothing(
+    finished: tuple[Path, dict[str, Any], Parts], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, result, _ = finished
+    before = (folder / "result.json").stat().st_mtime_ns
+    assert Parts().fit(folder) == result
+    assert (folder / "result.json").stat().st_mtime_ns == before
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_another_config_in_an_old_folder_is_refused_with_the_keys(
+    finished: tuple[Path, dict[str, Any], Parts],
+) -> None:
+    with pytest.raises(vpns.UserError, match=r"find\.sparsity: 0\.8 there, 0\.5 now"):
+        Parts(sparsity=0.5).fit(finished[0])
+
+
+def test_a_changed_machine_is_no_other_config() -> None:
+    old = {"find": {"sparsity": 0.9}, "trainer": {"devices": 1}}
+    assert config_differences(old, old | {"trainer": {"devices": 2}}) == []
+    assert len(config_differences(old, old | {"find": {"sparsity": 0.8}})) == 1
+
+
+PLACES = [("warmup", 0, 1), ("warmup", 1, 0), ("find", 0, 0), ("find", 1, 1), ("find", 1, -1)]
+
+
+@pytest.mark.parametrize("place", [*PLACES, ("tune", 0, 2), ("tune", 1, 0)], ids=str)
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
+    finished: tuple[Path, dict[str, Any], Parts], tmp_path: Path, place: tuple[str, int, int]
+) -> None:
+    KillAt.fired = False
+    with pytest.raises(Killed):
+        Parts().fit(tmp_path, KillAt(*place))
+    resumed = Parts()
+    result = resumed.fit(tmp_path)
+    assert_same(resumed, finished[2])
+    assert result["gradient_steps"] == finished[1]["gradient_steps"]
+    assert_same_metrics(tmp_path, finished[0])
+
+
+def assert_same(one: Parts, other: Parts) -> None:
+    expected = other.network.state_dict()
+    for name, value in one.network.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def assert_same_metrics(one: Path, other: Path) -> None:
+    def losses(folder: Path) -> list[tuple[Any, ...]]:
+        rows = read_metrics(folder / "metrics.csv")
+        kept = [r for r in rows if r["metric"] in {"acc", "sparsity", "mask_churn", "lr"}]
+        return sorted((r["stage"], r["epoch"], r["metric"], r["value"]) for r in kept)
+
+    assert losses(one) == losses(other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_views_resume_exactly_too(tmp_path: Path, workers: int) -> None:
+    def parts() -> Parts:
+        made = Parts(views=("prompted", "plain"), epochs=1)
+        made.data.num_workers = workers
+        return made
+
+    whole, KillAt.fired = parts(), False
+    result = whole.fit(tmp_path / "whole")
+    assert result["stages"]["find"]["gradient_steps"] == 6
+    with pytest.raises(Killed):
+        parts().fit(tmp_path / "cut", KillAt("tune", 0, 1))
+    resumed = parts()
+    resumed.fit(tmp_path / "cut")
+    assert_same(resumed, whole)
+
+
+def test_a_dense_run_finds_nothing_and_keeps_everything(tmp_path: Path) -> None:
+    result = Parts(pruner=vpns.Dense(), sparsity=0.0).fit(tmp_path)
+    assert result["method"] == "VPNs w. Dense"
+    assert result["sparsity"] == 0
+    assert result["stages"]["find"]["gradient_steps"] == 0
+
+
+def test_hydra_without_prompt_is_called_hydra(tmp_path: Path) -> None:
+    result = Parts(prompt=False, epochs=1).fit(tmp_path)
+    assert result["method"] == "HYDRA"
+    assert result["test_accuracy"] == result["test_accuracy_plain"]
+
+
+def test_a_hand_off_of_another_network_is_refused(tmp_path: Path) -> None:
+    KillAt.fired = False
+    with pytest.raises(Killed):
+        Parts(epochs=1).fit(tmp_path, KillAt("find", 0, 0))
+    (tmp_path / "config.yaml").unlink()
+    other = Parts(epochs=1)
+    other.network.backbone_name = "AnotherNet"
+    with pytest.raises(vpns.UserError, match="backbone 'ToyNet', here 'AnotherNet'"):
+        other.fit(tmp_path)
+
+
+def test_a_truncated_hand_off_is_named(tmp_path: Path) -> None:
+    (tmp_path / "handoff.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.raises(vpns.UserError, match=r"handoff\.safetensors is damaged"):
+        read_about(tmp_path / "handoff.safetensors")
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    parts = Parts(epochs=2)
+    loss, calls = parts.find.loss, []
+
+    def poisoned(view: str, batch: Any) -> torch.Tensor:  # noqa: ANN401
+        calls.append(view)
+        if len(calls) == 5:  # epoch 1, batch 1
+            batch = (batch[0] * float("nan"), batch[1])
+        return loss(view, batch)
+
+    parts.find.loss = poisoned
+    with pytest.raises(vpns.UserError, match="NaN or infinite at gradient step 4"):
+        parts.fit(tmp_path)
+    kept = torch.load(tmp_path / "find" / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 0
+    assert all(torch.isfinite(v).all() for v in kept["state_dict"].values() if v.is_floating_point())
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.locked(), pytest.raises(vpns.UserError, match="another process is running"):
+        Parts().fit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"precision": "bf16-true"}, "use bf16-mixed"),
+        ({"strategy": "ddp_spawn"}, "use ddp"),
+        ({"gradient_clip_val": 1.0}, "no effect on manual optimisation"),
+    ],
+)
+def test_trainer_options_that_cannot_work_are_refused(
+    tmp_path: Path, options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(vpns.UserError, match=complaint):
+        Parts().fit(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_larger_than_the_canvas_are_refused(tmp_path: Path) -> None:
+    parts = Parts()
+    parts.data.input_size = 20
+    with pytest.raises(vpns.UserError, match="canvas of 16 px"):
+        parts.fit(tmp_path)
+
+
+def test_data_of_another_class_count_are_refused(tmp_path: Path) -> None:
+    parts = Parts()
+    parts.data.num_classes = 5
+    with pytest.raises(vpns.UserError, match="4 classes, Stripes has 5"):
+        parts.fit(tmp_path)
