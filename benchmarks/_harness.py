@@ -113,16 +113,16 @@ def ratio(
 ) -> Figure:
     """Return ours over theirs (seconds), or with ``at_least`` how many times faster ours is."""
     top, bottom = (theirs, ours) if at_least else (ours, theirs)
-    return Figure(
-        name, goal, top.min / bottom.min, top.median / bottom.median, "x", at_least, note
-    )
+    return Figure(name, goal, top.min / bottom.min, top.median / bottom.median, "x", at_least, note)
 
 
 def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     """Return a parser with the options that all benchmarks share."""
     parsed = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parsed.add_argument("--rounds", type=int, default=rounds, help="timed rounds of each side")
-    parsed.add_argument("--quick", action="store_true", help="few rounds: does it run, not how fast")
+    parsed.add_argument(
+        "--quick", action="store_true", help="few rounds: does it run, not how fast"
+    )
     parsed.add_argument("--json", type=Path, help="write the figures here too")
     return parsed
 

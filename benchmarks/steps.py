@@ -159,7 +159,9 @@ def dense_step(
     return step
 
 
-def check(find: Callable[[], None], tune: Callable[[], None], networks: Sequence[nn.Module]) -> None:
+def check(
+    find: Callable[[], None], tune: Callable[[], None], networks: Sequence[nn.Module]
+) -> None:
     """Take real steps, then count: speed counts only if the sparsity is exact."""
     finding, tuning = networks
     for _ in range(2):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from toy_run import KillAt, Killed, Parts
 
 import vpns_lightning as vpns
+from toy_run import KillAt, Killed, Parts
 from vpns_lightning.handoff import read_about
 from vpns_lightning.loggers import read_metrics
 from vpns_lightning.run_folder import RunFolder, config_differences
@@ -211,7 +211,9 @@ def test_a_nan_loss_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
         parts.fit(tmp_path)
     kept = torch.load(tmp_path / "find" / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 0
-    assert all(torch.isfinite(v).all() for v in kept["state_dict"].values() if v.is_floating_point())
+    assert all(
+        torch.isfinite(v).all() for v in kept["state_dict"].values() if v.is_floating_point()
+    )
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:

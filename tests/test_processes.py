@@ -14,10 +14,10 @@ TESTS = Path(__file__).parent
 CONFIG = """
 seed_everything: 3
 network:
-  backbone: shufflenet_v2_x0_5
+  backbone: resnet18
   prompt: {class_path: PadPrompt, init_args: {canvas_size: 32, pad_size: 4}}
   mapping: IdentityMapping
-find: {pruner: Hydra, sparsity: 0.9, epochs: 2}
+find: {pruner: Hydra, sparsity: 0.5, epochs: 2}
 tune: {epochs: 2}
 data: {class_path: Digits, init_args: {input_size: 32, batch_size: 32}}
 trainer: {accelerator: cpu, limit_train_batches: 3, limit_val_batches: 1, log_every_n_steps: 1}
@@ -25,7 +25,9 @@ trainer: {accelerator: cpu, limit_train_batches: 3, limit_val_batches: 1, log_ev
 pytestmark = pytest.mark.slow
 
 
-def vpns(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def vpns(
+    *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", "from vpns_lightning.cli import main; main()", *arguments],
         capture_output=True,
@@ -36,7 +38,9 @@ def vpns(*arguments: str, environment: dict[str, str] | None = None) -> subproce
     )
 
 
-def fit(folder: Path, *more: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def fit(
+    folder: Path, *more: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     config = folder.parent / "config.yaml"
     config.write_text(CONFIG)
     root = f"--trainer.default_root_dir={folder}"
@@ -97,7 +101,7 @@ def test_sigterm_loses_no_step(tmp_path: Path) -> None:
 def test_a_slurm_job_requeues_itself(whole: Path, tmp_path: Path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()
-    (commands / "scontrol").write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path}/requeued\n")
+    (commands / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/requeued\n')
     (commands / "scontrol").chmod(0o755)
     slurm = {
         "SLURM_JOB_ID": "42",
@@ -129,7 +133,7 @@ def test_two_processes_end_with_one_network(tmp_path: Path, views: str) -> None:
     measured = vpns("test", "--run", str(tmp_path / "run"), "--accelerator", "cpu")
     assert measured.returncode == 0, measured.stderr
     reported = (tmp_path / "run" / "result.json").read_text()
-    accuracy = next(line for line in measured.stdout.splitlines() if "test_accuracy\"" in line)
+    accuracy = next(line for line in measured.stdout.splitlines() if 'test_accuracy"' in line)
     assert accuracy.strip(" ,") in reported
     assert '"test_images": 360' in measured.stdout
 

@@ -7,10 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from reference.toy_networks import ToyNet
 from torch.optim import SGD, Adam
 
 import vpns_lightning as vpns
+from reference.toy_networks import ToyNet
 from vpns_lightning.data.images import Split
 from vpns_lightning.data.reading import Layout
 
@@ -50,7 +50,12 @@ class KillAt(pl.Callback):
             raise Killed
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: pl.Trainer,
+        stage: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # noqa: ANN401
     ) -> None:
         self._kill(trainer, stage, batch_idx)
 
@@ -95,7 +100,7 @@ class Parts:
         )
         self.tune = vpns.SubnetworkTuning(self.network, epochs=epochs, views=views)
 
-    def fit(self, run_dir: Path, *callbacks: pl.Callback, **trainer: Any) -> dict[str, Any]:  # noqa: ANN401
+    def fit(self, run_dir: Path, *callbacks: pl.Callback, **trainer: Any) -> dict[str, Any]:
         options = {"accelerator": "cpu", "callbacks": list(callbacks), "log_every_n_steps": 1}
         return vpns.fit_stages(
             self.network,

@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             "another folder; what was there before is untouched"
         ) from error
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             temporary.unlink()
 
 

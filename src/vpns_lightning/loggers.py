@@ -43,7 +43,7 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
-    ) -> None:  # noqa: ANN401
+    ) -> None:
         """Keep none: ``config.yaml`` is the record."""
 
     @rank_zero_only

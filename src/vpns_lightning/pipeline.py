@@ -34,8 +34,8 @@ from vpns_lightning.evaluation import evaluate
 from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.results import collect
 from vpns_lightning.processes import is_first_process
+from vpns_lightning.results import collect
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.stages import MaskFinding, Stage, SubnetworkTuning
 from vpns_lightning.summary import draw_summary, print_table

@@ -84,7 +84,7 @@ def _draw_curves(
     rows: list[dict[str, Any]],
     result: dict[str, Any],
     metrics: tuple[str, ...],
-    title: str,  # noqa: ANN401
+    title: str,
 ) -> None:
     """Draw metrics of all stages one after another, a background for each stage."""
     start = 0

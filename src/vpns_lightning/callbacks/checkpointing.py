@@ -44,7 +44,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self,
         path: str | Path,
         map_location: Any = None,
-        weights_only: bool | None = None,  # noqa: ANN401
+        weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """Return a checkpoint; content other than tensors and plain values is refused."""
         self.flush()

@@ -96,7 +96,7 @@ class SignalGuard(pl.Callback):
         pl_module: pl.LightningModule,
         outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Save and leave, if asked; processes agree at log points."""
         last = batch_idx + 1 == trainer.num_training_batches

@@ -71,7 +71,7 @@ class StageProgress(ProgressBar):
         pl_module: pl.LightningModule,
         outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         """Advance; at log points show the epoch's running loss and accuracy."""
         if self._bar is None:

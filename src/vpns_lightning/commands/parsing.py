@@ -15,6 +15,11 @@ from vpns_lightning.network import LabelMapping, Prompt
 from vpns_lightning.pruners import Pruner
 
 TRUSTED_PACKAGES = ("vpns_lightning", "torch", "torchvision", "lightning", "pytorch_lightning")
+# keys whose value may be a bare class path instead of a class_path mapping
+CLASS_KEYS = {
+    *("data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
+    *("logger", "callbacks", "plugins", "strategy", "profiler"),
+}
 BASES: dict[str, type] = {
     "data": ImageData,
     "find.pruner": Pruner,
@@ -55,6 +60,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if match := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
         group, option = match.groups()
         known = [k.removeprefix(f"{group}.") for k in _keys(parser) if k.startswith(f"{group}.")]
+        known = [k for k in known if not k.endswith("help")]
         return (
             f"{group} has no option {option!r}{nearest(option, known)}; allowed: {', '.join(known)}"
         )
@@ -172,7 +178,7 @@ def _class_paths(tree: Any) -> Iterator[str]:  # noqa: ANN401  # any YAML conten
                 yield value
             else:
                 yield from _class_paths(value)
-            if key in {"pruner", "prompt", "mapping", "data", "logger", "callbacks"}:
+            if key in CLASS_KEYS:
                 yield from (
                     v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
                 )

@@ -220,7 +220,7 @@ class PromptedClassifier(nn.Module):
         state_dict: dict[str, Any],
         prefix: str,
         *args: Any,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         """Take the shape of a sliced head before the children load, so that loading is strict."""
         name, head = head_of(self.backbone)
