@@ -179,8 +179,10 @@ def test_predict_writes_class_names_and_probabilities(run: Path, tmp_path: Path)
         noise(index, (20, 30)).save(tmp_path / f"{index}.png")
     output = tmp_path / "predictions.csv"
     cli.main(
-        ["predict", "--run", str(run), "--images", str(tmp_path), "--output", str(output)]
-        + ["--accelerator", "cpu", "--top", "10"]
+        [
+            *("predict", "--run", str(run), "--images", str(tmp_path), "--output", str(output)),
+            *("--accelerator", "cpu", "--top", "10"),
+        ]
     )
     with output.open() as file:
         rows = list(csv.DictReader(file))
@@ -243,8 +245,10 @@ def test_wandb_without_a_key_runs_offline_and_logs_everything(
     logger = "{class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: vpns}}"
     with pytest.warns(UserWarning, match="W&B runs offline because there is no key"):
         cli.main(
-            ["fit", f"--config={config}", f"--trainer.default_root_dir={run}"]
-            + ["--trainer.logger", logger]
+            [
+                *("fit", f"--config={config}", f"--trainer.default_root_dir={run}"),
+                *("--trainer.logger", logger),
+            ]
         )
     assert (run / "result.json").is_file()
     assert list(run.glob("wandb/offline-run-*"))

@@ -200,7 +200,7 @@ def test_a_nan_loss_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     parts = Parts(epochs=2)
     loss, calls = parts.find.loss, []
 
-    def poisoned(view: str, batch: Any) -> torch.Tensor:  # noqa: ANN401
+    def poisoned(view: str, batch: Any) -> torch.Tensor:
         calls.append(view)
         if len(calls) == 5:  # epoch 1, batch 1
             batch = (batch[0] * float("nan"), batch[1])
@@ -250,3 +250,30 @@ def test_data_of_another_class_count_are_refused(tmp_path: Path) -> None:
     parts.data.num_classes = 5
     with pytest.raises(vpns.UserError, match="4 classes, Stripes has 5"):
         parts.fit(tmp_path)
+
+
+def test_finding_of_no_epochs_prunes_by_the_first_scores(tmp_path: Path) -> None:
+    parts = Parts(epochs=1)
+    parts.find.epochs = 0
+    result = parts.fit(tmp_path)
+    assert result["sparsity"] == pytest.approx(0.8, abs=1e-3)
+    assert result["stages"]["find"]["gradient_steps"] == 0
+    assert all(
+        layer.scores is None
+        for layer in parts.network.backbone.modules()
+        if hasattr(layer, "scores")
+    )
+
+
+def test_a_dense_run_without_warm_up_fits_its_mapping(tmp_path: Path) -> None:
+    parts = Parts(pruner=vpns.Dense(), sparsity=0.0, epochs=1)
+    result = vpns.fit_stages(
+        parts.network,
+        parts.data,
+        find=parts.find,
+        tune=parts.tune,
+        run_dir=str(tmp_path),
+        trainer={"accelerator": "cpu"},
+    )
+    assert bool(parts.network.mapping.fitted)
+    assert result["gradient_steps"] == 3

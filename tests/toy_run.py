@@ -43,7 +43,7 @@ class KillAt(pl.Callback):
     def __init__(self, stage: str, epoch: int, batch: int) -> None:
         self.stage, self.epoch, self.batch = stage, epoch, batch
 
-    def _kill(self, trainer: pl.Trainer, stage: Any, batch: int) -> None:  # noqa: ANN401
+    def _kill(self, trainer: pl.Trainer, stage: Any, batch: int) -> None:
         here = (stage.stage, trainer.current_epoch, batch)
         if here == (self.stage, self.epoch, self.batch) and not KillAt.fired:
             KillAt.fired = True
@@ -55,11 +55,11 @@ class KillAt(pl.Callback):
         stage: Any,
         outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         self._kill(trainer, stage, batch_idx)
 
-    def on_validation_end(self, trainer: pl.Trainer, stage: Any) -> None:  # noqa: ANN401
+    def on_validation_end(self, trainer: pl.Trainer, stage: Any) -> None:
         self._kill(trainer, stage, -1)
 
 

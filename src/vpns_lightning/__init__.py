@@ -121,7 +121,7 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401  # any public name
+def __getattr__(name: str) -> Any:  # any public name
     """Return a public name from its room, importing that on first use."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 
 
-def autocast(precision: object, device: torch.device) -> Any:  # noqa: ANN401  # two unrelated context managers
+def autocast(precision: object, device: torch.device) -> Any:  # two unrelated context managers
     """Return the context in which Lightning runs a forward pass of this precision."""
     dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     dtype = dtypes.get(str(precision))
@@ -41,7 +42,9 @@ def evaluate(
     correct = torch.zeros(2, dtype=torch.int64, device=device)
     images_seen = 0
     batches: Iterable[tuple[Tensor, Tensor, Tensor]] = data.whole_test_dataloader()
-    for images, labels, _ in track(batches, "testing", disable=quiet, transient=True):
+    for images, labels, _ in track(
+        batches, "testing", disable=quiet or not Console().is_terminal, transient=True
+    ):
         images_seen += len(labels)
         labels = labels.to(device)
         with autocast(precision, device):

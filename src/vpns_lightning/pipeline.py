@@ -1,4 +1,4 @@
-"""The order of the stages, their hand-offs, and what is left behind; the only file that knows all."""
+"""The order of the stages, their hand-offs, and what is left behind; only this file knows all."""
 
 import logging
 import sys
@@ -25,8 +25,7 @@ from vpns_lightning.callbacks import (
     StageProgress,
     StopRequest,
     check_precision,
-    freeze,
-    hand_on,
+    warn_of_slow_precision,
 )
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError
@@ -53,11 +52,11 @@ def fit_stages(
     seed: int = 7,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run warm-up (if any), mask finding and tuning, or what is left of them, and write the results.
+    """Run warm-up (if any), mask finding and tuning, or what is left of them; write the results.
 
-    The run folder is the state: called again with the same arguments, a finished run returns at once
-    and an interrupted one goes on where it was. On a CPU the end is bit-identical to that of an
-    uninterrupted run.
+    The run folder is the state: called again with the same arguments, a finished run returns at
+    once and an interrupted one goes on where it was. On a CPU the end is bit-identical to that of
+    an uninterrupted run.
 
     Args:
         network: The network; changed in place.
@@ -174,9 +173,6 @@ class _Run:
     def _fit(self, stage: Stage) -> None:
         """Run one stage, from its checkpoint if there is one."""
         stage.seed = self.seed
-        if stage.epochs == 0:
-            self._skip(stage)
-            return
         checkpoint = self.run.checkpoint(stage.stage)
         resume = str(checkpoint) if checkpoint.is_file() else None
         if resume:
@@ -186,21 +182,13 @@ class _Run:
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             trainer.fit(stage, datamodule=self.data, weights_only=True)
+            if stage.epochs == 0 and trainer.state.finished:
+                # Lightning has set everything up but calls no hook of a training that is empty
+                stage.to(trainer.strategy.root_device)
+                self._hand_off().on_train_end(trainer, stage)
         if not trainer.state.finished:
             raise KeyboardInterrupt
         trainer.strategy.checkpoint_io.teardown()
-
-    def _skip(self, stage: Stage) -> None:
-        """Hand on from a stage without epochs: a dense run finds nothing, for instance."""
-        if not bool(self.network.mapping.fitted):
-            raise UserError(
-                f"stage {stage.stage!r} has no epochs, so nothing would fit the label mapping "
-                f"{type(self.network.mapping).__name__}: give a stage before it some epochs"
-            )
-        freeze(stage)
-        if is_first_process():
-            self.facts["stages"][stage.stage] = {"epochs": 0, "gradient_steps": 0}
-            hand_on(self.run.handoff, stage, self.facts, self.evaluate)
 
     def _trainer(self, stage: Stage) -> pl.Trainer:
         """Return a Trainer of this stage's own; callbacks are copied, loggers shared."""
@@ -226,13 +214,17 @@ class _Run:
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
                     SignalGuard(self.stop, checkpoint),
-                    FreezeMasks(self.run.handoff, self.facts, self.evaluate),
+                    self._hand_off(),
                     EpochCheckpoint(checkpoint),
                 ],
             }
         )
         _tune_ddp(trainer, stage)
+        warn_of_slow_precision(trainer)
         return trainer
+
+    def _hand_off(self) -> FreezeMasks:
+        return FreezeMasks(self.run.handoff, self.facts, self.evaluate)
 
     def _finish(self, find: MaskFinding) -> dict[str, Any]:
         """Write masks, picture, table and, last, the result."""
@@ -257,7 +249,7 @@ LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
 EXPECTED_WARNINGS = (
     ".*does not have many workers which may be a bottleneck.*",  # cached images need none
     ".*Checkpoint directory .* exists and is not empty.*",
-    ".*number of training batches .* is smaller than the logging interval.*",  # epochs are logged too
+    ".*number of training batches .* is smaller than the logging interval.*",  # epochs are logged
     ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
     ".*It is recommended to use `self.log.*sync_dist=True.*",  # equal on all processes
     ".*configure_optimizers. returned .None..*",  # pruners that train nothing
@@ -348,7 +340,7 @@ def _describe(
     }
 
 
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401  # Lightning takes one, several, or none
+def _as_list(value: Any) -> list[Any]:  # Lightning takes one, several, or none
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, Sequence) else [value]

@@ -11,7 +11,15 @@ import yaml
 from vpns_lightning.errors import UserError
 from vpns_lightning.files import sweep_temporaries, write_text
 
-MACHINE_KEYS = ("trainer", "config")
+# what may differ when a run is resumed: where and how it is computed, not what
+MACHINE_KEYS = (
+    "trainer",
+    "network.compile",
+    *(
+        f"data.init_args.{key}"
+        for key in ("root", "num_workers", "cache", "cache_limit", "download")
+    ),
+)
 
 
 class RunFolder:
@@ -116,8 +124,12 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     return [
         f"{key}: {before.get(key)!r} there, {after.get(key)!r} now"
         for key in keys
-        if before.get(key) != after.get(key) and key.split(".")[0] not in MACHINE_KEYS
+        if before.get(key) != after.get(key) and not _is_machine(key)
     ]
+
+
+def _is_machine(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{machine}.") for machine in MACHINE_KEYS)
 
 
 def _flat(tree: object, prefix: str = "") -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _draw_curves(
     axes.legend()
 
 
-def _draw_layers(axes: Any, result: dict[str, Any]) -> None:  # noqa: ANN401  # matplotlib is imported late
+def _draw_layers(axes: Any, result: dict[str, Any]) -> None:  # matplotlib is imported late
     layers = result["sparsity_per_layer"]
     axes.barh(range(len(layers)), list(layers.values()), color="tab:green")
     axes.axvline(result["sparsity"], color="k", linestyle="--", label="all layers")
@@ -133,7 +133,7 @@ def _draw_layers(axes: Any, result: dict[str, Any]) -> None:  # noqa: ANN401  # 
     axes.legend()
 
 
-def _draw_prompt(axes: Any, network: PromptedClassifier) -> None:  # noqa: ANN401
+def _draw_prompt(axes: Any, network: PromptedClassifier) -> None:
     axes.set_axis_off()
     if network.prompt is None:
         axes.set_title("no prompt")
@@ -146,7 +146,7 @@ def _draw_prompt(axes: Any, network: PromptedClassifier) -> None:  # noqa: ANN40
 
 
 @torch.no_grad()
-def _draw_examples(left: Any, right: Any, network: PromptedClassifier, data: ImageData) -> None:  # noqa: ANN401
+def _draw_examples(left: Any, right: Any, network: PromptedClassifier, data: ImageData) -> None:
     """Show one test image as it is and as the network sees it."""
     images, labels, _ = next(iter(data.whole_test_dataloader()))
     device = network.mean.device

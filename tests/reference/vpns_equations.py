@@ -18,11 +18,11 @@ class Step(torch.autograd.Function):
     """The mask of a magnitude: 1 above the threshold, with the identity's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, magnitude: Tensor, threshold: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, magnitude: Tensor, threshold: Tensor) -> Tensor:
         return (magnitude > threshold).to(magnitude.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
 
 
@@ -30,12 +30,12 @@ class Clip(torch.autograd.Function):
     """Clip to [0, 1]; the gradient passes on the bounds too."""
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, pixels: Tensor) -> Tensor:
         ctx.save_for_backward(pixels)
         return pixels.clamp(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (pixels,) = ctx.saved_tensors
         return torch.where((pixels < 0) | (pixels > 1), torch.zeros(()), grads[0])
 

@@ -114,10 +114,10 @@ def test_a_fresh_network_resumes_with_the_sliced_head_of_the_checkpoint(
 class MappedData(ToyData):
     """Toy data on which a label mapping can be fitted."""
 
-    def mapping_dataloader(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def mapping_dataloader(self, *, augmented: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
         return [(images, labels, labels) for images, labels in self.views["plain"]]
 
-    def eval_transform(self, images: Tensor) -> Tensor:
+    def mapping_transform(self, images: Tensor, rows: Tensor, *, augmented: bool) -> Tensor:
         return images
 
 
@@ -194,7 +194,7 @@ def test_a_training_step_reads_no_scalar(kind: type[Stage], views: list[str]) ->
         stage = SubnetworkTuning(network, epochs=1, views=views)
     reads, step = ScalarReads(), stage.training_step
 
-    def counted(batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def counted(batch: Any, batch_idx: int) -> None:
         with reads:
             step(batch, batch_idx)
 

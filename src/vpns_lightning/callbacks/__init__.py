@@ -2,7 +2,12 @@
 
 from vpns_lightning.callbacks.checkpointing import AtomicCheckpointIO, EpochCheckpoint
 from vpns_lightning.callbacks.freeze_masks import FreezeMasks, StageClock, freeze, hand_on
-from vpns_lightning.callbacks.guards import SignalGuard, StopRequest, check_precision
+from vpns_lightning.callbacks.guards import (
+    SignalGuard,
+    StopRequest,
+    check_precision,
+    warn_of_slow_precision,
+)
 from vpns_lightning.callbacks.progress import StageProgress
 from vpns_lightning.callbacks.sparsity_monitor import SparsityMonitor
 
@@ -18,4 +23,5 @@ __all__ = [
     "check_precision",
     "freeze",
     "hand_on",
+    "warn_of_slow_precision",
 ]

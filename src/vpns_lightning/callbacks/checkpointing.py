@@ -30,7 +30,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self,
         checkpoint: dict[str, Any],
         path: str | Path,
-        storage_options: Any = None,  # noqa: ANN401
+        storage_options: Any = None,
     ) -> None:
         """Copy the state and start writing it.
 

@@ -18,7 +18,10 @@ Evaluate: TypeAlias = Callable[[PromptedClassifier], dict[str, Any]]
 
 
 def freeze(stage: Stage) -> None:
-    """Let the pruner of a finding stage write its final masks; warn of layers left empty."""
+    """Let the pruner of a finding stage write its final masks; warn of layers left empty.
+
+    Also right after a stage of no epochs: the pruner's first scores then decide.
+    """
     if not isinstance(stage, MaskFinding):
         return
     stage.pruner.finish(stage.network, stage.sparsity)

@@ -35,6 +35,17 @@ def check_precision(precision: object) -> None:
         )
 
 
+def warn_of_slow_precision(trainer: pl.Trainer) -> None:
+    """Say that this CPU has no fast half-precision kernels, where that is so."""
+    if trainer.strategy.root_device.type != "cpu" or trainer.precision == "32-true":
+        return
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pl.utilities.rank_zero_warn(
+            f"precision {trainer.precision} is many times slower than 32-true on this CPU, which "
+            "has no bfloat16 instructions: leave trainer.precision out"
+        )
+
+
 class StopRequest:
     """Remembers a signal that asks the run to stop.
 

@@ -23,7 +23,7 @@ SHOWN = ("loss", "train_acc", "acc", "acc_plain", "sparsity", "mask_churn")
 
 
 class StageProgress(ProgressBar):
-    """Show stage, epoch, batches, time left and the metrics; metrics are read at log points only."""
+    """Show stage, epoch, batches, time left and the metrics; metrics are read at log points."""
 
     def __init__(self) -> None:
         super().__init__()

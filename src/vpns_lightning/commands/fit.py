@@ -47,8 +47,8 @@ def fit_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="vpns fit",
         description=(
-            "Find a sparse subnetwork and its visual prompt, then tune both. Several --config files "
-            "and options may follow each other, later ones win. The same command resumes an "
+            "Find a sparse subnetwork and its visual prompt, then tune both. Several --config "
+            "files and options may follow each other, later ones win. The same command resumes an "
             "interrupted run. --plugins FILE.py[,...] imports your own pruners, prompts or data."
         ),
         exit_on_error=False,

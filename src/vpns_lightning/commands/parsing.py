@@ -36,7 +36,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
             is not trusted.
     """
     for path in _config_files(arguments):
-        _check_class_paths(path)
+        read_config_file(path)
     try:
         parsed: Namespace = parser.parse_args(list(arguments))
         return parsed
@@ -114,11 +114,12 @@ def _config_files(arguments: Sequence[str]) -> list[Path]:
     return files
 
 
-def _check_class_paths(path: Path) -> None:
-    """Refuse a config that would import a package nobody named on the command line.
+def read_config_file(path: Path) -> Any:
+    """Return the content of a config file, its class paths checked.
 
     Raises:
-        UserError: The file is missing, is no YAML, or names such a class.
+        UserError: The file is missing, is no YAML, or names a class of a package that nobody named
+            on the command line.
     """
     if not path.is_file():
         raise UserError(f"config file {path} does not exist")
@@ -133,6 +134,7 @@ def _check_class_paths(path: Path) -> None:
                 f"config file {path} names the class {class_path}: configs may only name classes "
                 f"of {', '.join(TRUSTED_PACKAGES)}; import your own with --plugins {package}"
             )
+    return content
 
 
 _plugins: set[str] = set()
@@ -171,7 +173,7 @@ def import_plugins(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
-def _class_paths(tree: Any) -> Iterator[str]:  # noqa: ANN401  # any YAML content
+def _class_paths(tree: Any) -> Iterator[str]:  # any YAML content
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key == "class_path" and isinstance(value, str):
@@ -198,4 +200,4 @@ def parse_function(
     summary = (function.__doc__ or "").partition("Args:")[0]
     parser = ArgumentParser(prog=prog, description=" ".join(summary.split()), exit_on_error=False)
     parser.add_function_arguments(function, as_group=False, as_positional=False)
-    return dict(parse(parser, arguments).as_dict())
+    return dict(parse(parser, import_plugins(arguments)).as_dict())

@@ -202,12 +202,20 @@ class ImageData(LightningDataModule, ABC):
         """
         return self._loader("test", ranks=(1, 0))
 
-    def mapping_dataloader(self) -> DataLoader[Batch]:
-        """Return a loader over the training images, in order and not augmented.
+    def mapping_dataloader(self, *, augmented: bool = False) -> DataLoader[Batch]:
+        """Return a loader over the training images, in order; no two ranks see the same image.
 
-        Its batches hold uint8 images, for `eval_transform`; no two ranks see the same image.
+        Its batches hold uint8 images, for `mapping_transform` with the same `augmented`.
         """
-        return self._loader("train")
+        return self._loader("train", augmented=augmented)
+
+    def mapping_transform(self, images: Tensor, rows: Tensor, *, augmented: bool = False) -> Tensor:
+        """Return uint8 images as the mapping pass shows them, (N, 3, i, i) in [0, 1]."""
+        if augmented:
+            shown: Tensor = self.train_transform(images, rows, stream_key(self.seed, "mapping"))
+        else:
+            shown = self.eval_transform(images)
+        return shown
 
     def on_after_batch_transfer(
         self, batch: Batch | dict[str, Batch], dataloader_idx: int
@@ -241,8 +249,10 @@ class ImageData(LightningDataModule, ABC):
         decoding = self._stores.mode == "none"
         return loading.options(self.batch_size, self.num_workers, decoding, self.trainer)
 
-    def _loader(self, part: PartName, ranks: tuple[int, int] | None = None) -> DataLoader[Batch]:
-        dataset = self.dataset(part)
+    def _loader(
+        self, part: PartName, ranks: tuple[int, int] | None = None, *, augmented: bool = False
+    ) -> DataLoader[Batch]:
+        dataset = self.dataset(part, augmented=augmented)
         world, rank = ranks or self._ranks()
         sampler = EvalSampler(dataset, num_replicas=world, rank=rank)
         return loading.eval_loader(dataset, sampler, **self._loader_options())

@@ -70,7 +70,7 @@ class CIFAR100(CIFAR10):
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads arrays, numbers, strings and containers, and runs nothing else."""
 
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - as in the base class
+    def find_class(self, module: str, name: str) -> Any:
         """Return what an array is made of.
 
         Raises:

@@ -92,7 +92,7 @@ def running_epoch(trainer: Trainer | None) -> int:
     return int(epochs.processed)
 
 
-def _collated(batch: Any) -> Any:  # noqa: ANN401 - DataLoader types what it collates as a list
+def _collated(batch: Any) -> Any:
     return batch
 
 

@@ -74,8 +74,8 @@ def layer_macs(network: PromptedClassifier, input_size: int) -> dict[str, int]:
 
 
 @contextmanager
-def _hooked(backbone: nn.Module, count: Any) -> Iterator[None]:  # noqa: ANN401  # a callable of three
-    def hook(name: str) -> Any:  # noqa: ANN401
+def _hooked(backbone: nn.Module, count: Any) -> Iterator[None]:  # a callable of three
+    def hook(name: str) -> Any:
         return lambda module, _, output: count(name, module, output)
 
     handles = [

@@ -225,11 +225,11 @@ class PromptedClassifier(nn.Module):
         """Take the shape of a sliced head before the children load, so that loading is strict."""
         name, head = head_of(self.backbone)
         stored = state_dict.get(f"{prefix}backbone.{name}.weight")
-        if stored is not None and bool(state_dict.get(f"{prefix}mapping.fitted", False)):
-            if stored.shape[0] == self.num_classes and self.mapping.slice_head:
-                if num_outputs(head) != self.num_classes:
-                    self._slice_head()
-                self.mapping.sliced = True
+        fitted = bool(state_dict.get(f"{prefix}mapping.fitted", False))
+        if stored is not None and fitted and self.mapping.slice_head:
+            if stored.shape[0] == self.num_classes != num_outputs(head):
+                self._slice_head()
+            self.mapping.sliced = stored.shape[0] == self.num_classes
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

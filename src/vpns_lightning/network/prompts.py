@@ -21,13 +21,13 @@ class InclusiveClamp(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, pixels: Tensor) -> Tensor:
         """Return ``pixels`` clamped to [0, 1]."""
         ctx.save_for_backward((pixels >= 0) & (pixels <= 1))
         return pixels.clamp(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         """Return the gradient where 0 <= pixels <= 1, zero elsewhere."""
         (inside,) = ctx.saved_tensors
         passed: Tensor = grads[0] * inside.to(grads[0].dtype)
@@ -99,7 +99,7 @@ class RegionPrompt(Prompt):
     Args:
         region: Bool tensor of shape (S, S); True where the prompt acts.
         squash: ``"sigmoid"`` adds ``sigmoid(delta)``, so zero means half grey (released code).
-        clamp: ``"inclusive"`` or ``"native"``, see :class:`InclusiveClamp`; ``"native"`` is torch's.
+        clamp: ``"inclusive"`` or ``"native"``, (torch's own), see :class:`InclusiveClamp`.
     """
 
     region: Tensor
@@ -197,8 +197,8 @@ class FixPrompt(RegionPrompt):
 class RandomPrompt(RegionPrompt):
     """A square that lies elsewhere in every training batch, in the middle in evaluation.
 
-    The whole plane is stored; a batch sees and trains the ``q * q`` positions at its place, which is
-    uniform on [0, S - q] in both directions.
+    The whole plane is stored; a batch sees and trains the ``q * q`` positions at its place, which
+    is uniform on [0, S - q] in both directions.
 
     Args:
         canvas_size: Side S, px.

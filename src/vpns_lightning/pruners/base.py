@@ -26,7 +26,7 @@ class StageLike(Protocol):
     def loss(self, view: str, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of one view's batch, 0-d."""
 
-    def optimizers(self) -> Any:  # noqa: ANN401  # Lightning: one optimiser or a list of them
+    def optimizers(self) -> Any:  # Lightning: one optimiser or a list of them
         """Return what :meth:`Pruner.optimizers` built, wrapped for mixed precision."""
 
     def manual_backward(self, loss: Tensor) -> None:

@@ -15,13 +15,13 @@ class StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Return ``mask * weight``; all three tensors share one shape, ``mask`` is bool."""
         ctx.save_for_backward(weight, scores, mask)
         return mask.to(weight.dtype) * weight
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Return the gradients of weight (if wanted), scores (if wanted) and None."""
         weight, scores, mask = ctx.saved_tensors
         grad = grads[0]
@@ -34,13 +34,13 @@ class Masked(torch.autograd.Function):
     """``mask * weight`` that keeps the bool mask for backward, not a float copy of it."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
         """Return ``mask * weight``, both of one shape, ``mask`` bool."""
         ctx.save_for_backward(mask)
         return mask.to(weight.dtype) * weight
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Return ``mask * grad``; pruned weights get exactly zero."""
         (mask,) = ctx.saved_tensors
         return mask.to(grads[0].dtype) * grads[0], None
@@ -50,13 +50,13 @@ class MaskedGradient(torch.autograd.Function):
     """The weight itself, for weights that already carry their mask; only gradients are masked."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
         """Return ``weight`` unchanged."""
         ctx.save_for_backward(mask)
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Return ``mask * grad``; pruned weights get exactly zero, so they stay zero."""
         (mask,) = ctx.saved_tensors
         return mask.to(grads[0].dtype) * grads[0], None

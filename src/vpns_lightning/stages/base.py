@@ -38,8 +38,8 @@ def log_interval(trainer: pl.Trainer) -> int:
 class Stage(pl.LightningModule):
     """A stage of the pipeline: a LightningModule around the shared network.
 
-    Optimisation is manual, one optimiser step per view. Randomness of a step is a function of (seed,
-    stage, epoch, batch, rank) alone, so a resumed run repeats the very same steps.
+    Optimisation is manual, one optimiser step per view. Randomness of a step is a function of
+    (seed, stage, epoch, batch, rank) alone, so a resumed run repeats the very same steps.
 
     Args:
         network: The network; all stages hold the same object.
@@ -114,7 +114,7 @@ class Stage(pl.LightningModule):
         return loss
 
     def running_means(self) -> dict[str, float]:
-        """Return this process's mean loss and accuracy of the epoch so far; waits for the device."""
+        """Return this process's mean loss and accuracy of the epoch so far; a host read."""
         metrics = {"loss": self.train_loss, "train_acc": self.train_acc}
         # not compute(): that would wait for the other processes
         return {name: float(m.mean_value / m.weight) for name, m in metrics.items()}
@@ -129,7 +129,7 @@ class Stage(pl.LightningModule):
 
     # Lightning hooks ------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401  # Lightning accepts several shapes
+    def configure_optimizers(self) -> Any:  # Lightning accepts several shapes
         """Build the stage's optimisers and one scheduler for each."""
         optimizers = self.make_optimizers()
         for optimizer in optimizers:
@@ -156,13 +156,13 @@ class Stage(pl.LightningModule):
         if every and self.current_epoch and self.current_epoch % every == 0:
             fit_mapping(self.network, self.trainer, prompted=True)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed torch for this step, so that resuming repeats dropout and prompt positions."""
         torch.manual_seed(
             derive_seed(self.seed, self.stage, self.current_epoch, batch_idx, self.global_rank)
         )
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """At a log point: stop on a bad loss, then log the running means of the epoch."""
         last = batch_idx + 1 == self.trainer.num_training_batches
         if last or (batch_idx + 1) % log_interval(self.trainer) == 0:
@@ -229,8 +229,8 @@ class Stage(pl.LightningModule):
         if step >= 0:
             raise UserError(
                 f"the loss became NaN or infinite at gradient step {step} of stage {self.stage!r} "
-                f"(epoch {self.current_epoch}); no weight was changed by it and the last checkpoint is whole: "
-                "lower the learning rate, or check the images of that batch"
+                f"(epoch {self.current_epoch}); no weight was changed by it and the last "
+                "checkpoint is whole: lower the learning rate, or check the images of that batch"
             )
 
     def _guard(self, loss: Tensor) -> None:

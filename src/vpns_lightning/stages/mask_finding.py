@@ -13,7 +13,7 @@ from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
 
 
-def default_find_optimizer(params: Any) -> Optimizer:  # noqa: ANN401  # parameters or groups
+def default_find_optimizer(params: Any) -> Optimizer:  # parameters or groups
     """Return the paper's optimiser of scores and prompt: Adam, lr 1e-4, weight decay 1e-4."""
     return Adam(params, lr=1e-4, weight_decay=1e-4, fused=True)
 
@@ -28,8 +28,9 @@ class MaskFinding(Stage):
         epochs: Epochs; the pruner may need fewer.
         views: What a step trains on; [prompted, plain] takes one step on each (released code).
         unaugmented: Views whose images are not cropped and flipped.
-        mapping_on: Fit the label mapping on the dense network (default), or on the network with
-            the pruner's first masks and the prompt, as the released code does.
+        mapping_on: Fit the label mapping on the dense network and plain images (default), or as
+            the released code does: with the pruner's first masks and the prompt, on cropped and
+            flipped images.
         optimizer: Of scores and prompt; Adam 1e-4 with weight decay 1e-4 where None.
         lr_scheduler: Stepped once an epoch; cosine to zero where None.
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
@@ -79,13 +80,13 @@ class MaskFinding(Stage):
             fit_mapping(self.network, self.trainer)
         self.pruner.attach(self.network, self.sparsity)
         if fresh and self.mapping_on == "pruned":
-            fit_mapping(self.network, self.trainer, prompted=True)
+            fit_mapping(self.network, self.trainer, prompted=True, augmented=True)
 
     def make_optimizers(self) -> list[Optimizer]:
         """Return what the pruner wants trained."""
         return self.pruner.optimizers(self.network, self._build)
 
-    def _build(self, params: Any) -> Optimizer:  # noqa: ANN401  # parameters or groups
+    def _build(self, params: Any) -> Optimizer:  # parameters or groups
         groups = list(params)
         if groups and isinstance(groups[0], dict):
             groups = self._apply_prompt_lr(groups)

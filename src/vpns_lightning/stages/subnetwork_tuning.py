@@ -12,7 +12,7 @@ from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
 
 
-def default_tune_optimizer(params: Any) -> Optimizer:  # noqa: ANN401  # parameters or groups
+def default_tune_optimizer(params: Any) -> Optimizer:  # parameters or groups
     """Return the paper's optimiser: SGD, lr 0.01, momentum 0.9, weight decay 1e-4."""
     return SGD(params, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
 
@@ -20,9 +20,9 @@ def default_tune_optimizer(params: Any) -> Optimizer:  # noqa: ANN401  # paramet
 class SubnetworkTuning(Stage):
     """Tune weights and prompt under fixed masks (VPNs, Eq. 6); with masks of ones, dense training.
 
-    The pipeline uses it twice: as ``warmup`` before finding and as ``tune`` after it. Pruned weights
-    are zeroed once at the start and their gradients are masked, which equals masking the weights in
-    every forward pass.
+    The pipeline uses it twice: as ``warmup`` before finding and as ``tune`` after it. Pruned
+    weights are zeroed once at the start and their gradients are masked, which equals masking the
+    weights in every forward pass.
 
     Args:
         network: The network to tune.
