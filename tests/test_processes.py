@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 TESTS = Path(__file__).parent
+# DDP starts its second process from the script's path
+VPNS = str(Path(sys.executable).with_name("vpns"))
 CONFIG = """
 seed_everything: 3
 network:
@@ -29,7 +31,7 @@ def vpns(
     *arguments: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from vpns_lightning.cli import main; main()", *arguments],
+        [VPNS, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -150,8 +152,8 @@ def test_two_processes_stop_together_and_resume_to_the_same_bits(tmp_path: Path)
 def test_two_runs_in_one_folder_do_not_mix(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG)
-    command = [sys.executable, "-c", "from vpns_lightning.cli import main; main()", "fit"]
-    command += ["--config", str(config), f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    command = [VPNS, "fit", "--config", str(config), root]
     runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ends = sorted((run.communicate()[1], run.returncode) for run in runs)
     codes = sorted(code for _, code in ends)
