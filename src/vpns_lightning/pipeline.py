@@ -1,10 +1,8 @@
 """The order of the stages, their hand-offs, and what is left behind; only this file knows all."""
 
-import logging
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from vpns_lightning.callbacks import (
@@ -24,7 +21,6 @@ from vpns_lightning.callbacks import (
     StageClock,
     StageProgress,
     StopRequest,
-    check_precision,
     warn_of_slow_precision,
 )
 from vpns_lightning.data import ImageData
@@ -32,6 +28,7 @@ from vpns_lightning.errors import UserError
 from vpns_lightning.evaluation import evaluate
 from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV
+from vpns_lightning.machine import as_list, check_run, quiet_lightning, tune_ddp
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.processes import is_first_process
 from vpns_lightning.results import collect
@@ -76,7 +73,7 @@ def fit_stages(
         UserError: Something in the input cannot work; nothing expensive has been done by then.
     """
     machine = dict(trainer or {})
-    _check(network, data, machine, [s for s in (warmup, find, tune) if s])
+    check_run(network, data, machine, [s for s in (warmup, find, tune) if s])
     run = RunFolder(run_dir)
     with ExitStack() as held:
         if is_first_process():
@@ -97,21 +94,6 @@ def fit_stages(
 def say(line: str) -> None:
     """Print a line on the first process."""
     print(line, flush=True)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's remarks on hardware and products for a while; warnings still show."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 class _Run:
@@ -140,7 +122,7 @@ class _Run:
         }
         self.loggers: list[Logger] = [
             MetricsCSV(run.metrics),
-            *_as_list(machine.pop("logger", None)),
+            *as_list(machine.pop("logger", None)),
         ]
         self.evaluate = partial(evaluate, data=data, precision=machine.get("precision", "32-true"))
         data.seed = seed
@@ -193,7 +175,7 @@ class _Run:
     def _trainer(self, stage: Stage) -> pl.Trainer:
         """Return a Trainer of this stage's own; callbacks are copied, loggers shared."""
         options = dict(self.machine)
-        theirs = [deepcopy(callback) for callback in _as_list(options.pop("callbacks", None))]
+        theirs = [deepcopy(callback) for callback in as_list(options.pop("callbacks", None))]
         checkpoint = self.run.checkpoint(stage.stage)
         bar = options.pop("enable_progress_bar", True)
         own_bar = bar and not any(isinstance(callback, ProgressBar) for callback in theirs)
@@ -206,7 +188,7 @@ class _Run:
                 "default_root_dir": str(checkpoint.parent),
                 "logger": self.loggers,
                 "enable_progress_bar": bar,
-                "plugins": [*_as_list(options.get("plugins")), AtomicCheckpointIO()],
+                "plugins": [*as_list(options.get("plugins")), AtomicCheckpointIO()],
                 "callbacks": [
                     *theirs,
                     _Forget(self.loggers),
@@ -219,7 +201,7 @@ class _Run:
                 ],
             }
         )
-        _tune_ddp(trainer, stage)
+        tune_ddp(trainer, stage)
         warn_of_slow_precision(trainer)
         return trainer
 
@@ -245,16 +227,6 @@ class _Run:
 
 LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
 
-# each is expected here and would only make users look for a fault
-EXPECTED_WARNINGS = (
-    ".*does not have many workers which may be a bottleneck.*",  # cached images need none
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*number of training batches .* is smaller than the logging interval.*",  # epochs are logged
-    ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
-    ".*It is recommended to use `self.log.*sync_dist=True.*",  # equal on all processes
-    ".*configure_optimizers. returned .None..*",  # pruners that train nothing
-)
-
 
 class _Forget(pl.Callback):
     """Drop the logged lines that a resumed epoch will write again."""
@@ -267,48 +239,6 @@ class _Forget(pl.Callback):
         assert isinstance(pl_module, Stage)
         for logger in self.loggers:
             logger.forget(pl_module.stage, trainer.current_epoch)
-
-
-def _check(
-    network: PromptedClassifier,
-    data: ImageData,
-    machine: Mapping[str, Any],
-    stages: Sequence[Stage],
-) -> None:
-    """Refuse what could only fail later.
-
-    Raises:
-        UserError: Class counts, image size, precision or strategy do not fit.
-    """
-    check_precision(machine.get("precision"))
-    if "spawn" in str(machine.get("strategy")) or "notebook" in str(machine.get("strategy")):
-        raise UserError(
-            f"strategy {machine['strategy']!r} starts processes that return no network: use ddp"
-        )
-    for key, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-        if machine.get(key, neutral) not in (None, neutral):
-            raise UserError(f"trainer.{key} has no effect on manual optimisation: leave it out")
-    if data.num_classes != network.num_classes:
-        raise UserError(
-            f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}"
-        )
-    if network.prompt is not None:
-        network.prompt.check_input_size(data.input_size)
-    if any(stage.network is not network for stage in stages):
-        raise UserError("all stages must hold the network that is passed to fit_stages")
-
-
-def _tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:
-    """Set what DDP should do here, whichever way the user asked for it."""
-    if not isinstance(trainer.strategy, DDPStrategy):
-        return
-    options = trainer.strategy._ddp_kwargs
-    # masks are large buffers that are equal anyway; statistics are synchronised at the hand-off
-    options.setdefault("broadcast_buffers", False)
-    options.setdefault("gradient_as_bucket_view", True)
-    if "plain" in stage.views and stage.network.has_prompt:
-        # a plain step leaves the prompt without gradient
-        options.setdefault("find_unused_parameters", True)
 
 
 def _describe(
@@ -338,9 +268,3 @@ def _describe(
         "tune": {"epochs": tune.epochs, "views": list(tune.views)},
         "data": {"class_path": data.name, "input_size": data.input_size},
     }
-
-
-def _as_list(value: Any) -> list[Any]:  # Lightning takes one, several, or none
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, Sequence) else [value]

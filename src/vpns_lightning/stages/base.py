@@ -17,6 +17,7 @@ from vpns_lightning._version import __version__
 from vpns_lightning.errors import UserError, nearest
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, BuildOptimizer
+from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
 
 VIEWS = ("prompted", "plain")
@@ -60,8 +61,6 @@ class Stage(pl.LightningModule):
 
     stage: str = "stage"
     network: PromptedClassifier
-    bad_step: Tensor
-    found_inf: Tensor
 
     def __init__(
         self,
@@ -93,12 +92,7 @@ class Stage(pl.LightningModule):
         classes = network.num_classes
         self.acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.acc_plain = MulticlassAccuracy(classes, average="micro", validate_args=False)
-        # first step whose loss was not finite, -1 if none; on the device, read at log points only
-        self.register_buffer("bad_step", torch.full((), -1, dtype=torch.int64), persistent=False)
-        self.register_buffer("found_inf", torch.zeros(()), persistent=False)
-        self._guarded_on_device = False
-
-    # what a pruner may ask ------------------------------------------------------------------
+        self.guard = LossGuard()
 
     def loss(self, view: str, batch: Batch) -> Tensor:
         """Return the mean cross-entropy (0-d) of one view: images (N, 3, i, i), labels (N,)."""
@@ -106,7 +100,7 @@ class Stage(pl.LightningModule):
         logits = self.network(images, prompted=view == "prompted")
         loss = functional.cross_entropy(logits, labels)
         with torch.no_grad():
-            self._guard(loss.detach())
+            self._look_at(loss.detach())
             self.train_loss.update(loss.detach(), loss.new_full((), len(labels)))
             self.passes += 1
             correct = (logits.argmax(1) == labels).float()
@@ -127,13 +121,11 @@ class Stage(pl.LightningModule):
         assert isinstance(summed, Tensor)
         return summed
 
-    # Lightning hooks ------------------------------------------------------------------------
-
     def configure_optimizers(self) -> Any:  # Lightning accepts several shapes
         """Build the stage's optimisers and one scheduler for each."""
         optimizers = self.make_optimizers()
         for optimizer in optimizers:
-            self._guard_optimizer(optimizer)
+            self.guard.protect(optimizer, scaled=self.trainer.precision == "16-mixed")
         schedule = self.build_scheduler or self._cosine
         return optimizers, [schedule(optimizer) for optimizer in optimizers]
 
@@ -217,45 +209,27 @@ class Stage(pl.LightningModule):
             )
         self.passes = about["passes"]
 
-    # the NaN guard --------------------------------------------------------------------------
-
     def check_finite(self) -> None:
         """Stop training if a loss was NaN or infinite; waits for the device.
 
         Raises:
             UserError: With the step at which it happened. No optimiser step was taken since.
         """
-        step = int(self.bad_step)
-        if step >= 0:
+        step = self.guard.first_bad_step()
+        if step is not None:
             raise UserError(
                 f"the loss became NaN or infinite at gradient step {step} of stage {self.stage!r} "
                 f"(epoch {self.current_epoch}); no weight was changed by it and the last "
                 "checkpoint is whole: lower the learning rate, or check the images of that batch"
             )
 
-    def _guard(self, loss: Tensor) -> None:
-        """Remember a bad loss on the device and make every later optimiser step a no-op."""
+    def _look_at(self, loss: Tensor) -> None:
         bad = ~torch.isfinite(loss)
         if self.trainer.world_size > 1:
             bad = self.reduce(bad.float()) > 0
-        step = torch.where(bad & (self.bad_step < 0), self.global_step, self.bad_step)
-        self.bad_step.copy_(step)
-        self.found_inf.copy_(self.bad_step >= 0)
-        if not self._guarded_on_device:
+        self.guard.look(bad, self.global_step)
+        if self.guard.immediate:
             self.check_finite()
-
-    def _guard_optimizer(self, optimizer: Optimizer) -> None:
-        """Let a fused optimiser skip its step when ``found_inf`` is set, without a host read."""
-        fused = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-        if fused and self.trainer.precision == "16-mixed":
-            # with a fused step gradients stay scaled in the hooks that must see them unscaled
-            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch's own flag
-            for group in optimizer.param_groups:
-                group["fused"] = False
-            fused = False
-        if fused:
-            optimizer.found_inf = self.found_inf  # type: ignore[attr-defined]  # read by torch's fused kernels
-        self._guarded_on_device = fused
 
     def _data(self) -> object:
         return getattr(self.trainer, "datamodule", None)
