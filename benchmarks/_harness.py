@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import statistics
@@ -15,6 +14,8 @@ from typing import NamedTuple
 
 # what glibc reads at start: keep freed memory instead of returning it to the system
 HEAP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+# what OpenMP reads at start: threads that wait for each other sleep
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 
 
 class Timing(NamedTuple):
@@ -137,16 +138,15 @@ def report(figures: Sequence[Figure], path: Path | None = None) -> None:
         path.write_text(json.dumps([figure._asdict() for figure in figures], indent=1) + "\n")
 
 
-def reuse_heap() -> None:
-    """Start this program again with a heap that keeps freed memory, for all sides alike.
+def settle(*, heap: bool = True) -> None:
+    """Start this program again, once, with waiting threads asleep and, if asked, a heap that stays.
 
-    Otherwise first-touch page faults of large tensors, which depend on what ran before, cost more
-    than the arithmetic. Does nothing where there is no glibc.
+    Without the latter, first-touch page faults of large tensors, which depend on what ran before,
+    cost more than the arithmetic. Both sides of a comparison run under the same settings.
+
+    Args:
+        heap: Let glibc keep freed memory; has no effect elsewhere.
     """
-    if all(os.environ.get(key) == value for key, value in HEAP.items()):
-        return
-    try:
-        ctypes.CDLL(None).gnu_get_libc_version  # noqa: B018  # only looked up
-    except (AttributeError, OSError, TypeError):
-        return
-    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HEAP)
+    wanted = QUIET | HEAP if heap else QUIET
+    if any(os.environ.get(key) != value for key, value in wanted.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)

@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 import torchvision
-from _harness import Figure, Timing, interleave, parser, ratio, report, reuse_heap, show
+from _harness import Figure, Timing, interleave, parser, ratio, report, settle, show
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -204,7 +204,7 @@ def fast_precision() -> str:
 
 def main() -> None:
     """Time the steps and print the ratios."""
-    reuse_heap()
+    settle()
     options = parser(__doc__, rounds=15)
     options.add_argument("--px", type=int, nargs="+", default=[224, 64], help="image sizes")
     options.add_argument("--batch-size", type=int, default=16)

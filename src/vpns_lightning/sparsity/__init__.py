@@ -29,7 +29,6 @@ from vpns_lightning.sparsity.topk import (
     kth_smallest,
     prune_count,
     select,
-    storage_order,
 )
 
 __all__ = [
@@ -56,7 +55,6 @@ __all__ = [
     "select",
     "set_masks",
     "sparsity_report",
-    "storage_order",
     "tensors_hash",
     "unbake",
     "unmask_layers",

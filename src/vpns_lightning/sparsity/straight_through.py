@@ -18,15 +18,15 @@ class StraightThrough(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Return ``mask * weight``; all three tensors share one shape, ``mask`` is bool."""
         ctx.save_for_backward(weight, scores, mask)
-        return mask.to(weight.dtype) * weight
+        return mask.to(weight.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Return the gradients of weight (if wanted), scores (if wanted) and None."""
         weight, scores, mask = ctx.saved_tensors
         grad = grads[0]
-        to_weight = mask.to(grad.dtype) * grad if ctx.needs_input_grad[0] else None
-        to_scores = scores.sign() * weight * grad if ctx.needs_input_grad[1] else None
+        to_weight = mask.to(grad.dtype).mul_(grad) if ctx.needs_input_grad[0] else None
+        to_scores = torch.sign(scores).mul_(weight).mul_(grad) if ctx.needs_input_grad[1] else None
         return to_weight, to_scores, None
 
 
@@ -37,13 +37,13 @@ class Masked(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
         """Return ``mask * weight``, both of one shape, ``mask`` bool."""
         ctx.save_for_backward(mask)
-        return mask.to(weight.dtype) * weight
+        return mask.to(weight.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Return ``mask * grad``; pruned weights get exactly zero."""
         (mask,) = ctx.saved_tensors
-        return mask.to(grads[0].dtype) * grads[0], None
+        return mask.to(grads[0].dtype).mul_(grads[0]), None
 
 
 class MaskedGradient(torch.autograd.Function):
@@ -59,4 +59,4 @@ class MaskedGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Return ``mask * grad``; pruned weights get exactly zero, so they stay zero."""
         (mask,) = ctx.saved_tensors
-        return mask.to(grads[0].dtype) * grads[0], None
+        return mask.to(grads[0].dtype).mul_(grads[0]), None
