@@ -95,6 +95,18 @@ def test_constant_scores_keep_the_first_weights(sparsity: float) -> None:
     assert flat.tolist() == [True] * n_keep + [False] * (40 - n_keep)
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_scores_and_masks_may_lie_differently_in_memory(absolute: bool) -> None:
+    scores = [torch.randn(6, 5, 3, 3), torch.randn(4, 7)]
+    plain = [torch.empty(s.shape, dtype=torch.bool) for s in scores]
+    moved = [m.to(memory_format=torch.channels_last) if m.dim() == 4 else m.clone() for m in plain]
+    expected = keep_highest(scores, 200, plain, absolute=absolute)
+    threshold = keep_highest([scores[0], scores[1].T.clone().T], 200, moved, absolute=absolute)
+    assert torch.equal(threshold, expected)
+    assert all(torch.equal(a, b) for a, b in zip(moved, plain, strict=True))
+    assert sum(int(m.sum()) for m in moved) == 298 - 200
+
+
 def test_ties_in_channels_last_tensors_go_by_logical_index() -> None:
     scores = torch.ones(2, 3, 2, 2)
     plain = select({"layer": scores}, 0.5)["layer"]

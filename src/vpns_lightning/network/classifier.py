@@ -134,7 +134,7 @@ class PromptedClassifier(nn.Module):
     ) -> Tensor:
         """Count which source class is predicted for images of which target class.
 
-        Only the counts are kept, on the device: (source classes, target classes), int64.
+        Only the counts are kept, on the device: (source classes, target classes), int32.
 
         Args:
             batches: Pairs of images (N, 3, i, i) in [0, 1] and labels (N,), on the device.
@@ -146,7 +146,7 @@ class PromptedClassifier(nn.Module):
         was_training = self.training
         self.eval()
         cells = self.source_classes * self.num_classes
-        counts = torch.zeros(cells, dtype=torch.int64, device=self.mean.device)
+        counts = torch.zeros(cells, dtype=torch.int32, device=self.mean.device)
         extremes = torch.zeros(2, dtype=torch.int64, device=self.mean.device)
         for images, labels in batches:
             predicted = self.source_logits(images, prompted=prompted).argmax(1)
@@ -154,7 +154,7 @@ class PromptedClassifier(nn.Module):
                 [torch.minimum(extremes[0], labels.min()), torch.maximum(extremes[1], labels.max())]
             )
             cell = predicted * self.num_classes + labels.clamp(0, self.num_classes - 1)
-            counts.scatter_add_(0, cell, torch.ones_like(cell))
+            counts.scatter_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
         self.train(was_training)
         for label in extremes.tolist():
             if not 0 <= label < self.num_classes:
