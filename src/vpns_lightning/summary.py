@@ -21,9 +21,9 @@ def print_table(result: dict[str, Any], run: RunFolder) -> None:
     title = (
         f"{result['method']}, {result['backbone']} on {result['dataset']}, seed {result['seed']}"
     )
-    table = Table(title=title, box=box.SIMPLE, collapse_padding=True)
+    table = Table(title=title, box=box.SIMPLE, collapse_padding=True, show_edge=False)
     table.add_column("", no_wrap=True)
-    for column in ("accuracy", *(["no prompt"] if prompted else []), "sparsity", "measured"):
+    for column in ("accuracy", *(["plain"] if prompted else []), "sparsity", "measured"):
         table.add_column(column, justify="right")
     for column in ("epochs", "steps", "seconds"):
         table.add_column(column, justify="right")
@@ -88,24 +88,24 @@ def _draw_curves(
 ) -> None:
     """Draw metrics of all stages one after another, a background for each stage."""
     start = 0
-    styles = {"train_acc": ("tab:gray", "training"), "acc": ("tab:blue", "test")}
+    styles = {
+        "train_acc": ("tab:gray", "training"),
+        "acc": ("tab:blue", "test, while training"),
+    }
     for index, (stage, facts) in enumerate(result["stages"].items()):
         epochs = facts["epochs"]
         for metric in metrics:
             color, label = styles.get(metric, ("tab:red", "training"))
             points = [
-                (r["epoch"], r["value"])
-                for r in rows
-                if (r["stage"], r["metric"]) == (stage, metric)
+                (start + row["epoch"] + 1, row["value"])
+                for row in rows
+                if (row["stage"], row["metric"]) == (stage, metric)
             ]
-            axes.plot(
-                [start + epoch + 1 for epoch, _ in points],
-                [value for _, value in points],
-                marker="o",
-                markersize=3,
-                color=color,
-                label=label if index == 0 else None,
-            )
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
+        if "acc" in metrics:
+            after = (start + epochs, facts["accuracy"]["test_accuracy"])
+            axes.plot(*after, "k*", markersize=9, label="test, after the stage")
         if epochs:
             axes.axvspan(
                 start + 0.5, start + epochs + 0.5, alpha=0.06 + 0.08 * (index % 2), color="k"
@@ -119,8 +119,12 @@ def _draw_curves(
             )
         start += epochs
     axes.set(xlabel="epoch", ylabel=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    axes.legend()
+    lines, labels = axes.get_legend_handles_labels()
+    if lines:
+        once = dict(zip(labels, lines, strict=True))
+        axes.legend(once.values(), once.keys())
 
 
 def _draw_layers(axes: Any, result: dict[str, Any]) -> None:  # matplotlib is imported late
