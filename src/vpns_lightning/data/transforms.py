@@ -7,11 +7,17 @@ not depend on the batch it comes in, on the rank, on the worker or on where a ru
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Pixels: TypeAlias = npt.NDArray[Any]
 
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
@@ -186,15 +192,23 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _copy(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Do as `_gather`, image by image: twice as fast on a CPU, slow on an accelerator."""
+    """Do as `_gather`, image by image in threads: several times as fast, on a CPU."""
     side = rows.shape[1]
-    out = images.new_empty((len(images), side, side, 3), dtype=torch.float32)
-    places = zip(rows[:, 0].numpy(), columns[:, 0].numpy(), columns[:, -1].numpy(), strict=True)
-    for image, target, (top, first, last) in zip(images, out, places, strict=True):
+    source = images.permute(0, 2, 3, 1).numpy()
+    # numpy asks for huge pages, which spares most page faults of a fresh batch
+    out = np.empty((len(images), side, side, 3), np.float32)
+    places = zip(rows[:, 0].tolist(), columns[:, 0].tolist(), columns[:, -1].tolist(), strict=True)
+
+    def one(image: Pixels, target: Pixels, place: tuple[int, int, int]) -> None:
+        top, first, last = place
         left = min(first, last)
-        crop = image[:, top : top + side, left : left + side].permute(1, 2, 0)
-        torch.div(crop if first <= last else crop.flip(1), 255, out=target)
-    return out.permute(0, 3, 1, 2)
+        crop = image[top : top + side, left : left + side]
+        np.divide(crop if first <= last else crop[:, ::-1], np.float32(255), out=target)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for _ in pool.map(one, source, out, places):
+            pass  # errors are raised here
+    return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
 def _memory_format(channels_last: bool) -> torch.memory_format:
