@@ -6,8 +6,10 @@
 A dense step is ordinary fine-tuning of torchvision's ResNet-18: normalise, forward, cross-entropy,
 backward, fused SGD; no mask, no prompt. Finding is one step of Hydra with a pad prompt (that is
 VPNs) through the pruner's own code, tuning one step on baked masks with the prompt, both with the
-stages' own optimisers. Precision, memory format and compilation are the same for all three. Before
-anything is timed, the masks are checked for their exact count after real steps.
+stages' own optimisers; both once more without the prompt, which shows what the masks alone cost: a
+prompt needs the first convolution's gradient at its input, which dense fine-tuning never computes.
+Precision, memory format and compilation are the same for all. Before anything is timed, the masks
+are checked for their exact count after real steps.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import TypedDict
 
 import torch
 import torchvision
@@ -33,6 +36,13 @@ from vpns_lightning.stages.subnetwork_tuning import default_tune_optimizer
 CLASSES = 100
 SPARSITY = 0.9
 GOALS = {"find": {224: 1.06, 64: 1.25}, "tune": {224: 1.01, 64: 1.05}}
+
+
+class How(TypedDict):
+    """What is the same for all steps."""
+
+    precision: str
+    compile: bool
 
 
 class LightStage:
@@ -78,13 +88,13 @@ def autocast(precision: str) -> AbstractContextManager[object]:
     return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def new_network(px: int, *, compile: bool = False) -> PromptedClassifier:
-    """Return a ResNet-18 of random weights with a pad prompt as wide as the paper's, scaled."""
+def new_network(px: int, *, prompted: bool = True, compile: bool = False) -> PromptedClassifier:
+    """Return a ResNet-18 of random weights, its pad prompt as wide as the paper's, scaled."""
     torch.manual_seed(0)
     network = PromptedClassifier(
         "resnet18",
         CLASSES,
-        prompt=PadPrompt(px, max(1, px * 16 // 224)),
+        prompt=PadPrompt(px, max(1, px * 16 // 224)) if prompted else None,
         mapping=IdentityMapping(),
         compile=compile,
     )
@@ -100,10 +110,15 @@ def new_batch(px: int, batch_size: int) -> Batch:
 
 
 def finding_step(
-    px: int, batch: Batch, *, precision: str = "fp32", compile: bool = False
+    px: int,
+    batch: Batch,
+    *,
+    prompted: bool = True,
+    precision: str = "fp32",
+    compile: bool = False,
 ) -> tuple[Callable[[], None], PromptedClassifier]:
     """Return one step of mask finding, and its network."""
-    network = new_network(px, compile=compile)
+    network = new_network(px, prompted=prompted, compile=compile)
     pruner, stage = Hydra(), LightStage(network, precision)
     pruner.attach(network, SPARSITY)
     (stage.optimizer,) = pruner.optimizers(network, default_find_optimizer)
@@ -111,10 +126,15 @@ def finding_step(
 
 
 def tuning_step(
-    px: int, batch: Batch, *, precision: str = "fp32", compile: bool = False
+    px: int,
+    batch: Batch,
+    *,
+    prompted: bool = True,
+    precision: str = "fp32",
+    compile: bool = False,
 ) -> tuple[Callable[[], None], PromptedClassifier]:
     """Return one step of tuning the subnetwork that the initial scores select, and its network."""
-    network = new_network(px, compile=compile)
+    network = new_network(px, prompted=prompted, compile=compile)
     pruner, stage = Hydra(), LightStage(network, precision)
     pruner.attach(network, SPARSITY)
     pruner.finish(network, SPARSITY)
@@ -180,20 +200,29 @@ def measure(px: int, batch_size: int, precision: str, compile: bool, rounds: int
     """Time the three steps at one image size."""
     batch = new_batch(px, batch_size)
     print(f"ResNet-18, {px} px, batch {batch_size}, {precision}, compile {compile}", flush=True)
-    find, finding = finding_step(px, batch, precision=precision, compile=compile)
-    tune, tuning = tuning_step(px, batch, precision=precision, compile=compile)
-    dense = dense_step(px, batch, precision=precision, compile=compile)
+    how: How = {"precision": precision, "compile": compile}
+    find, finding = finding_step(px, batch, **how)
+    tune, tuning = tuning_step(px, batch, **how)
     check(find, tune, [finding.backbone, tuning.backbone])
-    timings = interleave({"dense": dense, "find": find, "tune": tune}, rounds, warmup=2)
+    steps = {
+        "dense": dense_step(px, batch, **how),
+        "find": find,
+        "tune": tune,
+        "find, no prompt": finding_step(px, batch, prompted=False, **how)[0],
+        "tune, no prompt": tuning_step(px, batch, prompted=False, **how)[0],
+    }
+    timings = interleave(steps, rounds, warmup=2)
     show(timings)
     mode = "compiled" if compile else "eager"
-    return [_figure(stage, px, timings, f"{precision}, {mode}") for stage in ("find", "tune")]
+    dense = timings.pop("dense")
+    return [
+        _figure(step, px, timing, dense, f"{precision}, {mode}") for step, timing in timings.items()
+    ]
 
 
-def _figure(stage: str, px: int, timings: dict[str, Timing], how: str) -> Figure:
-    goal = GOALS[stage].get(px, GOALS[stage][64])
-    name = f"{stage} step over dense step, {px} px, {how}"
-    return ratio(name, goal, timings[stage], timings["dense"])
+def _figure(step: str, px: int, ours: Timing, dense: Timing, how: str) -> Figure:
+    goals = GOALS[step.partition(",")[0]]
+    return ratio(f"{step}, over dense, {px} px, {how}", goals.get(px, goals[64]), ours, dense)
 
 
 def fast_precision() -> str:

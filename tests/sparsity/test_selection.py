@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reference.selection import keep_by_sorting
 from vpns_lightning.errors import UserError
-from vpns_lightning.sparsity import keep_highest, prune_count, select
+from vpns_lightning.sparsity import keep_highest, prune_count, select, topk
 
 SHAPES = [(3,), (4, 5), (2, 3, 3, 3), (1,), (7, 2), (5, 4, 1, 1)]
 
@@ -200,3 +200,45 @@ def test_the_prune_count_undoes_floating_point_error(
 def test_a_sparsity_that_is_no_fraction_is_refused(bad: object) -> None:
     with pytest.raises(UserError, match=r"sparsity must be a number in \[0, 1\), got "):
         select({"layer": torch.ones(4)}, bad)  # type: ignore[arg-type]  # what a user may write
+
+
+def wide_scores(kind: str) -> Tensor:
+    """Return more scores than are searched without a sample, in several blocks."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(topk.SAMPLED_FROM + 70_001, generator=generator)
+    if kind == "half zeros":
+        scores[torch.rand(len(scores), generator=generator) < 0.5] = 0
+    if kind == "few values":
+        scores = (scores * 3).round() / 3
+    if kind == "a sample that misleads":
+        for index, block in enumerate(scores.split(topk.BLOCK)):
+            block[index % 7 :: topk.STRIDE] *= 1e-3
+    return scores
+
+
+@pytest.mark.parametrize(
+    "kind", ["normal", "half zeros", "few values", "a sample that misleads", "sorted"]
+)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_sampled_selection_equals_a_sort(kind: str, absolute: bool) -> None:
+    scores = wide_scores(kind).sort().values if kind == "sorted" else wide_scores(kind)
+    parts = list(scores.split(200_000))
+    masks = [torch.empty_like(part, dtype=torch.bool) for part in parts]
+    ranks = scores.abs() if absolute else scores
+    for n_prune in (1, 2, 33_221, len(scores) // 2, len(scores) - 40_000, len(scores) - 1):
+        threshold = keep_highest(parts, n_prune, masks, absolute=absolute)
+        assert threshold == ranks.sort().values[n_prune - 1]
+        expected = torch.zeros(len(scores), dtype=torch.bool)
+        expected[ranks.argsort(descending=True, stable=True)[: len(scores) - n_prune]] = True
+        assert torch.equal(torch.cat(masks), expected)
+
+
+def test_a_sample_that_misleads_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    search = topk._search
+    monkeypatch.setattr(topk, "_search", lambda *args: searched.append(args[4:]) or search(*args))
+    scores = wide_scores("a sample that misleads")
+    keep_highest([scores], len(scores) // 2, [torch.empty_like(scores, dtype=torch.bool)])
+    keep_highest([scores.abs()], len(scores) // 2, [torch.empty_like(scores, dtype=torch.bool)])
+    assert searched[-1] == (-math.inf, math.inf)
+    assert len(searched) in {3, 4}
