@@ -213,6 +213,13 @@ def test_data_check_reports_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1,437 train" in capsys.readouterr().out
 
 
+def test_data_check_takes_the_data_of_a_config(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["data", "check", "--config", str(config)])
+    assert "1,437 train" in capsys.readouterr().out
+
+
 def test_data_check_says_which_folder_to_fill(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
