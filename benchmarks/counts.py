@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,6 +24,7 @@ import torch
 import torchvision
 from _harness import Figure, parser, report
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from steps import LightStage
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.fx import GraphModule
@@ -200,34 +202,6 @@ def dense_operators() -> Operators:
     return operators
 
 
-class MetaStage:
-    """What a pruner asks of its stage, for a network on the `meta` device: shapes, no values.
-
-    The optimiser is the plainest there is; the stages' fused ones do not run there.
-    """
-
-    def __init__(self, network: PromptedClassifier, optimizer: torch.optim.Optimizer) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.current_epoch = 0
-
-    def loss(self, view: str, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy."""
-        return functional.cross_entropy(self.network(batch[0]), batch[1])
-
-    def optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimiser."""
-        return self.optimizer
-
-    def manual_backward(self, loss: Tensor) -> None:
-        """Backpropagate."""
-        loss.backward()
-
-    def reduce(self, tensor: Tensor) -> Tensor:
-        """Return the tensor."""
-        return tensor
-
-
 def step_off_the_host(
     tie_rule: TieRule = "exact", backbone: str | nn.Module = "resnet18"
 ) -> Operators:
@@ -236,8 +210,9 @@ def step_off_the_host(
     pruner.attach(network, 0.9)  # looks at the weights' values, once, before training
     network.to("meta")
     pruner.to("meta")
-    (optimizer,) = pruner.optimizers(network, lambda groups: torch.optim.SGD(groups, lr=0.1))
-    stage, batch = MetaStage(network, optimizer), new_batch(device="meta")
+    stage, batch = LightStage(network), new_batch(device="meta")
+    # the stages' fused optimisers do not run on `meta`
+    (stage.optimizer,) = pruner.optimizers(network, partial(torch.optim.SGD, lr=0.1))
     with Operators() as operators:
         pruner.step(stage, "prompted", batch)
     return operators

@@ -22,7 +22,9 @@ ADAM = {"lr": 0.05, "weight_decay": 1e-2}
 STAGE_1 = {"rate": ADAM["lr"], "decay": ADAM["weight_decay"]}
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2}
 STAGE_2 = {"rate": SGD["lr"], "decay": SGD["weight_decay"]}
-equal = partial(torch.testing.assert_close, rtol=1e-5, atol=2e-6)
+# six Adam steps move a value by up to 0.3; where a gradient is almost zero, its division by its own
+# size makes rounding, which differs between machines and memory formats, a few millionths of that
+equal = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 
 
 def assert_same_masks(network: PromptedClassifier, expected: dict[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """What both stages share: the loss, the schedule, the metrics, exact seeds and the NaN guard."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def log_interval(trainer: pl.Trainer) -> int:
     return max(int(getattr(trainer, "log_every_n_steps", 1)), 1)
 
 
-class Stage(pl.LightningModule):
+class Stage(pl.LightningModule, ABC):
     """A stage of the pipeline: a LightningModule around the shared network.
 
     Optimisation is manual, one optimiser step per view. Randomness of a step is a function of
@@ -129,9 +130,9 @@ class Stage(pl.LightningModule):
         schedule = self.build_scheduler or self._cosine
         return optimizers, [schedule(optimizer) for optimizer in optimizers]
 
+    @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:
         """Return the optimisers of this stage."""
-        raise NotImplementedError
 
     def on_fit_start(self) -> None:
         """Check the labels of the data against the network before the first step."""
