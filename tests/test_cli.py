@@ -14,6 +14,8 @@ import vpns_lightning
 from toy_data import noise
 from vpns_lightning import cli
 from vpns_lightning.commands import fit as fit_command
+from vpns_lightning.commands.fit import as_record, fit_parser
+from vpns_lightning.commands.parsing import parse
 
 BASE = {
     "network": {
@@ -260,3 +262,20 @@ def test_wandb_without_a_key_runs_offline_and_logs_everything(
     assert (run / "result.json").is_file()
     assert list(run.glob("wandb/offline-run-*"))
     assert (run / "metrics.csv").is_file()
+
+
+class Squared(vpns_lightning.Hydra):
+    """A pruner whose argument is a number unless a config says null."""
+
+    def __init__(self, power: float | None = 2.0) -> None:
+        super().__init__()
+        self.power = power
+
+
+def test_a_null_stays_a_null_in_the_stored_config(config: Path) -> None:
+    parser = fit_parser()
+    pruner = {"class_path": f"{__name__}.Squared", "init_args": {"power": None}}
+    chosen = parse(parser, [f"--config={config}", f"--find.pruner={json.dumps(pruner)}"])
+    record = as_record(parser, chosen)
+    assert record["find"]["pruner"]["init_args"] == {"power": None}
+    assert record["find"]["lr_scheduler"] is None

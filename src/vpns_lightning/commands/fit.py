@@ -122,7 +122,7 @@ def _last(class_path: str) -> str:
 
 def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return the config as plain values, without the names of the files it came from."""
-    record: dict[str, Any] = yaml.safe_load(parser.dump(config))
+    record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
     return record
 
