@@ -1,6 +1,6 @@
 """A whole run on toy data in about a second, for tests of the pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,8 @@ class Parts:
         pruner: vpns.Pruner | None = None,
         epochs: int = 2,
         mapping: vpns.LabelMapping | None = None,
+        tune_views: Sequence[str] | None = None,
+        prompt_stage: Mapping[str, Any] | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.data = Stripes(input_size=12, batch_size=16)
@@ -98,7 +100,10 @@ class Parts:
             views=views,
             optimizer=lambda p: Adam(p, lr=0.01, fused=True),
         )
-        self.tune = vpns.SubnetworkTuning(self.network, epochs=epochs, views=views)
+        self.tune = vpns.SubnetworkTuning(self.network, epochs=epochs, views=tune_views or views)
+        self.prompt = (
+            None if prompt_stage is None else vpns.PromptTuning(self.network, **prompt_stage)
+        )
 
     def fit(self, run_dir: Path, *callbacks: pl.Callback, **trainer: Any) -> dict[str, Any]:
         options = {"accelerator": "cpu", "callbacks": list(callbacks), "log_every_n_steps": 1}
@@ -108,6 +113,7 @@ class Parts:
             warmup=self.warmup,
             find=self.find,
             tune=self.tune,
+            prompt=self.prompt,
             run_dir=str(run_dir),
             trainer=options | trainer,
             seed=3,

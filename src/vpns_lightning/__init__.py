@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     )
     from vpns_lightning.pipeline import fit_stages
     from vpns_lightning.pruners import Dense, Hydra, LearnedScores, Pruner
-    from vpns_lightning.stages import MaskFinding, SubnetworkTuning
+    from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
 
 _HOMES = {
     "data": (
@@ -75,7 +75,7 @@ _HOMES = {
         "LabelMapping",
     ),
     "pruners": ("Hydra", "Dense", "LearnedScores", "Pruner"),
-    "stages": ("MaskFinding", "SubnetworkTuning"),
+    "stages": ("MaskFinding", "SubnetworkTuning", "PromptTuning"),
     "pipeline": ("fit_stages",),
     "exporting": ("export",),
     "errors": ("UserError",),
@@ -115,6 +115,7 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
     "Pruner",
     "MaskFinding",
     "SubnetworkTuning",
+    "PromptTuning",
     "fit_stages",
     "export",
     "UserError",
