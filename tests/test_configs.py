@@ -53,7 +53,7 @@ TOY_PAD = {
 }
 TOY_SQUARE = {"network.prompt.init_args.canvas_size": 32, "network.prompt.init_args.size": 10}
 # the network sees images of 32 px
-TOY_FLOW = {"find.pruner.init_args.rounds": 3, "find.pruner.init_args.input_size": 32}
+TOY_FLOW = {"find.pruner.init_args.rounds": 10, "find.pruner.init_args.input_size": 32}
 PAD_VALUES = 3 * 4 * 4 * (32 - 4)
 SQUARE_VALUES = 3 * 10 * 10
 TOY_IMAGES = 1

@@ -13,7 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.saliency import Saliency
-from vpns_lightning.sparsity import Scope, TieRule, check_sparsity, masked_layers, select
+from vpns_lightning.sparsity import (
+    Scope,
+    TieRule,
+    check_sparsity,
+    keep_highest,
+    masked_layers,
+    prune_count,
+)
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -82,13 +89,23 @@ class SynFlow(Saliency):
         masks = {name: layer.mask for name, layer in masked_layers(copy)}
         for number in range(1, self.rounds + 1):
             removed = sparsity if number == self.rounds else 1 - kept ** (number / self.rounds)
-            scores = self._flow(copy, network)
-            # what is removed already flows no more, and must not return in a tie at zero
-            found = select(scores, removed, scope=self.scope, tie_rule=self.tie_rule, alive=masks)
-            for name, mask in masks.items():
-                mask.copy_(found[name])
+            self._remove(masks, self._flow(copy, network), removed)
         self.finish_passes = self.rounds
         return masks
+
+    def _remove(self, masks: dict[str, Tensor], scores: dict[str, Tensor], removed: float) -> None:
+        """Take the lowest scores out of ``masks``, until a fraction of all weights is removed."""
+        groups = [list(masks)] if self.scope == "global" else [[name] for name in masks]
+        for names in groups:
+            # only what is left is ranked: what was removed flows no more, and cannot return
+            alive = [scores[name][masks[name]] for name in names]
+            total = sum(masks[name].numel() for name in names)
+            n_keep = total - prune_count(total, removed)
+            n_prune = sum(len(values) for values in alive) - n_keep
+            found = [torch.empty_like(values, dtype=torch.bool) for values in alive]
+            keep_highest(alive, n_prune, found, tie_rule=self.tie_rule)
+            for name, kept in zip(names, found, strict=True):
+                masks[name].masked_scatter_(masks[name].clone(), kept)
 
     @torch.no_grad()
     def _positive(self, network: PromptedClassifier) -> nn.Module:
