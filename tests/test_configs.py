@@ -52,6 +52,8 @@ TOY_PAD = {
     "network.prompt.init_args.pad_size": 4,
 }
 TOY_SQUARE = {"network.prompt.init_args.canvas_size": 32, "network.prompt.init_args.size": 10}
+# the network sees images of 32 px
+TOY_FLOW = {"find.pruner.init_args.rounds": 10, "find.pruner.init_args.input_size": 32}
 PAD_VALUES = 3 * 4 * 4 * (32 - 4)
 SQUARE_VALUES = 3 * 10 * 10
 TOY_IMAGES = 1
@@ -229,6 +231,30 @@ RUNS: dict[str, tuple[dict[str, object], Expected]] = {
     "pruner/dense": (
         {"tune.epochs": 1},
         Expected("Dense", sparsity=0, steps=1, prompt_parameters=0),
+    ),
+    "pruner/random": (
+        {"tune.epochs": 1},
+        Expected("Random", steps=1, prompt_parameters=0),
+    ),
+    "pruner/omp": (
+        {"tune.epochs": 1},
+        Expected("OMP", steps=1, prompt_parameters=0),
+    ),
+    "pruner/snip": (
+        {"tune.epochs": 1},
+        Expected("SNIP", steps=1, prompt_parameters=0),
+    ),
+    "pruner/grasp": (
+        {"tune.epochs": 1},
+        Expected("GraSP", steps=1, prompt_parameters=0),
+    ),
+    "pruner/synflow": (
+        {"tune.epochs": 1, **TOY_FLOW},
+        Expected("SynFlow", steps=1, prompt_parameters=0),
+    ),
+    "pruner/wanda": (
+        {"tune.epochs": 1},
+        Expected("Wanda", steps=1, prompt_parameters=0),
     ),
     "study/no_prompt": ({}, Expected("HYDRA", prompt_parameters=0)),
     "study/fix_prompt": (TOY_SQUARE, Expected(prompt_parameters=SQUARE_VALUES)),

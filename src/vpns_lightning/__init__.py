@@ -41,7 +41,20 @@ if TYPE_CHECKING:
         RandomPrompt,
     )
     from vpns_lightning.pipeline import fit_stages
-    from vpns_lightning.pruners import Dense, Hydra, LearnedScores, Pruner
+    from vpns_lightning.pruners import (
+        OMP,
+        SNIP,
+        DataSaliency,
+        Dense,
+        GraSP,
+        Hydra,
+        LearnedScores,
+        Pruner,
+        Random,
+        Saliency,
+        SynFlow,
+        Wanda,
+    )
     from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
 
 _HOMES = {
@@ -74,7 +87,20 @@ _HOMES = {
         "LinearHead",
         "LabelMapping",
     ),
-    "pruners": ("Hydra", "Dense", "LearnedScores", "Pruner"),
+    "pruners": (
+        "Hydra",
+        "Random",
+        "OMP",
+        "SNIP",
+        "GraSP",
+        "SynFlow",
+        "Wanda",
+        "Dense",
+        "LearnedScores",
+        "Saliency",
+        "DataSaliency",
+        "Pruner",
+    ),
     "stages": ("MaskFinding", "SubnetworkTuning", "PromptTuning"),
     "pipeline": ("fit_stages",),
     "exporting": ("export",),
@@ -110,8 +136,16 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
     "LinearHead",
     "LabelMapping",
     "Hydra",
+    "Random",
+    "OMP",
+    "SNIP",
+    "GraSP",
+    "SynFlow",
+    "Wanda",
     "Dense",
     "LearnedScores",
+    "Saliency",
+    "DataSaliency",
     "Pruner",
     "MaskFinding",
     "SubnetworkTuning",

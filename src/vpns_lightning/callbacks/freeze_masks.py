@@ -25,6 +25,7 @@ def freeze(stage: Stage) -> None:
     if not isinstance(stage, MaskFinding):
         return
     stage.pruner.finish(stage.network, stage.sparsity)
+    stage.passes += stage.pruner.finish_passes
     for name in collapsed_layers(stage.network):
         pl.utilities.rank_zero_warn(
             f"layer collapse: nothing is kept of layer {name!r}, so no signal passes through it"
@@ -50,6 +51,9 @@ class FreezeMasks(pl.Callback):
         assert isinstance(pl_module, Stage)
         pl_module.check_finite()
         unbake(pl_module.network.backbone)
+        clock = _clock(trainer)
+        if clock is not None:
+            clock.start()
         freeze(pl_module)
         synchronise(pl_module.network)
         self.facts["stages"][pl_module.stage] = stage_costs(trainer, pl_module)
@@ -66,17 +70,24 @@ def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate)
 
 
 def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
-    """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics."""
-    clock = next((c for c in trainer.callbacks if isinstance(c, StageClock)), None)  # type: ignore[attr-defined]  # set by Trainer
+    """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics.
+
+    Epochs are those of training: a pruner that looks at a few images takes passes, but no epoch.
+    """
+    clock = _clock(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
-        "epochs": stage.epochs,
+        "epochs": stage.epochs if trainer.optimizers else 0,
         "gradient_steps": trainer.global_step,
         "forward_backward_passes": stage.passes,
         "seconds": round(clock.total(), 3) if clock else None,
         "peak_memory_bytes": _peak_memory(trainer.strategy.root_device),
         "metrics": {k: v for k, v in metrics.items() if "/sparsity/" not in k},
     }
+
+
+def _clock(trainer: pl.Trainer) -> "StageClock | None":
+    return next((c for c in trainer.callbacks if isinstance(c, StageClock)), None)  # type: ignore[attr-defined]  # set by Trainer
 
 
 class StageClock(pl.Callback):
@@ -88,7 +99,12 @@ class StageClock(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting."""
-        self._started = time.monotonic()
+        self.start()
+
+    def start(self) -> None:
+        """Start counting, unless that has begun; a stage of no epochs only freezes its masks."""
+        if self._started is None:
+            self._started = time.monotonic()
 
     def total(self) -> float:
         """Return the seconds so far."""

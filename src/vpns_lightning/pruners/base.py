@@ -15,13 +15,27 @@ BuildOptimizer: TypeAlias = Callable[[Iterable[Any]], Optimizer]
 
 
 class StageLike(Protocol):
-    """The six things a pruner may ask of the stage that runs it."""
+    """What a pruner may ask of the stage that runs it.
+
+    Attributes:
+        network: The network, not wrapped.
+        passes: Forward-backward passes so far; :meth:`loss` counts its own.
+    """
 
     network: PromptedClassifier
+    passes: int
 
     @property
     def current_epoch(self) -> int:
         """Return the epoch at hand, from 0."""
+
+    @property
+    def global_rank(self) -> int:
+        """Return the index of this process, from 0."""
+
+    @property
+    def world_size(self) -> int:
+        """Return how many processes train together."""
 
     def loss(self, view: str, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of one view's batch, 0-d."""
@@ -51,7 +65,18 @@ class Pruner(nn.Module, ABC):
     The hooks run in this order: ``attach``, ``optimizers``, for every batch of every view ``step``,
     ``end_epoch`` after every epoch, ``finish``. A pruner is an ``nn.Module``, so what it remembers
     in buffers moves between devices and resumes with the stage.
+
+    Attributes:
+        done: Nothing is left to learn from this epoch's batches; equal on all processes.
+        finish_passes: Forward-backward passes that :meth:`finish` took.
     """
+
+    finish_passes: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Return whether the rest of the epoch can be left out; it never can by default."""
+        return False
 
     def attach(self, network: PromptedClassifier, sparsity: float) -> None:
         """Make what is learned and freeze what is not; calling it again changes nothing.

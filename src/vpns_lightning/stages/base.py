@@ -109,14 +109,24 @@ class Stage(pl.LightningModule, ABC):
         return loss
 
     def running_means(self) -> dict[str, float]:
-        """Return this process's mean loss and accuracy of the epoch so far; a host read."""
+        """Return this process's mean loss and accuracy of the epoch so far; a host read.
+
+        Empty where no loss was computed yet.
+        """
         metrics = {"loss": self.train_loss, "train_acc": self.train_acc}
+        if not self.train_loss.update_called:
+            return {}
         # not compute(): that would wait for the other processes
         return {name: float(m.mean_value / m.weight) for name, m in metrics.items()}
 
+    @property
+    def world_size(self) -> int:
+        """Return how many processes train together."""
+        return self.trainer.world_size
+
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of ``tensor`` over all processes."""
-        if self.trainer.world_size == 1:
+        if self.world_size == 1:
             return tensor
         summed = self.trainer.strategy.reduce(tensor, reduce_op="sum")
         assert isinstance(summed, Tensor)
@@ -149,11 +159,16 @@ class Stage(pl.LightningModule, ABC):
         if every and self.current_epoch and self.current_epoch % every == 0:
             fit_mapping(self.network, self.trainer, prompted=True)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed torch for this step, so that resuming repeats dropout and prompt positions."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Seed torch for this step, so that resuming repeats dropout and prompt positions.
+
+        Returns:
+            -1 to leave out the rest of the epoch, else None.
+        """
         torch.manual_seed(
             derive_seed(self.seed, self.stage, self.current_epoch, batch_idx, self.global_rank)
         )
+        return None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """At a log point: stop on a bad loss, then log the running means of the epoch."""
@@ -163,8 +178,10 @@ class Stage(pl.LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy and step the schedulers."""
-        self.log(f"{self.stage}/loss", self.train_loss)
-        self.log(f"{self.stage}/train_acc", self.train_acc)
+        # a pruner that was resumed with all it needs computes no loss any more
+        if self.train_loss.update_called:
+            self.log(f"{self.stage}/loss", self.train_loss)
+            self.log(f"{self.stage}/train_acc", self.train_acc)
         schedulers = self.lr_schedulers()
         if schedulers is None:
             return

@@ -92,6 +92,11 @@ class MaskFinding(Stage):
             groups = self._apply_prompt_lr(groups)
         return self.build_optimizer(groups)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Seed torch for this step, or end the epoch once the pruner has seen enough."""
+        super().on_train_batch_start(batch, batch_idx)
+        return -1 if self.pruner.done else None
+
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         """Let the pruner take a step on each view in turn."""
         for view in self.views:
