@@ -41,7 +41,17 @@ if TYPE_CHECKING:
         RandomPrompt,
     )
     from vpns_lightning.pipeline import fit_stages
-    from vpns_lightning.pruners import Dense, Hydra, LearnedScores, Pruner
+    from vpns_lightning.pruners import (
+        LTH,
+        BiP,
+        Dense,
+        GradualMagnitude,
+        Hydra,
+        LearnedScores,
+        Pruner,
+        RigL,
+        Stored,
+    )
     from vpns_lightning.stages import MaskFinding, SubnetworkTuning
 
 _HOMES = {
@@ -74,7 +84,17 @@ _HOMES = {
         "LinearHead",
         "LabelMapping",
     ),
-    "pruners": ("Hydra", "Dense", "LearnedScores", "Pruner"),
+    "pruners": (
+        "Hydra",
+        "LTH",
+        "BiP",
+        "Stored",
+        "GradualMagnitude",
+        "RigL",
+        "Dense",
+        "LearnedScores",
+        "Pruner",
+    ),
     "stages": ("MaskFinding", "SubnetworkTuning"),
     "pipeline": ("fit_stages",),
     "exporting": ("export",),
@@ -110,6 +130,11 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
     "LinearHead",
     "LabelMapping",
     "Hydra",
+    "LTH",
+    "BiP",
+    "Stored",
+    "GradualMagnitude",
+    "RigL",
     "Dense",
     "LearnedScores",
     "Pruner",
