@@ -215,7 +215,7 @@ class _Run:
         if is_first_process():
             facts = read_about(self.run.handoff)
             result = collect(self.network, self.data, find, facts, sys.argv)
-            save_masks(self.run.masks, self.network, facts)
+            save_masks(self.run.masks, self.network, {**facts, "method": result["method"]})
             draw_summary(self.run, self.network, self.data, result)
             self.run.write_result(result)
             print_table(result, self.run)

@@ -61,7 +61,7 @@ class DataSaliency(Saliency):
         self.register_buffer("sums", torch.zeros(0))
         self.register_buffer("taken", torch.zeros(2, 0, dtype=torch.int64))
 
-    def epochs(self, requested: int) -> int:
+    def epochs(self, requested: int, sparsity: float = 0.0) -> int:
         """Return 1, of which only the first batches are read."""
         return 1
 

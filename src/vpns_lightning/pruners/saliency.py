@@ -5,9 +5,8 @@ from abc import abstractmethod
 from torch import Tensor
 from torch.optim import Optimizer
 
-from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import BuildOptimizer, Pruner, thaw
+from vpns_lightning.pruners.base import BuildOptimizer, Pruner, require_prunable, thaw
 from vpns_lightning.sparsity import Scope, TieRule, get_masks, select, set_masks
 
 
@@ -34,17 +33,13 @@ class Saliency(Pruner):
         Raises:
             UserError: No layer can be pruned.
         """
-        if not network.prunable():
-            raise UserError(
-                "no layer is left to prune: network.exclude matches them all, or the backbone has "
-                "no plain convolution or linear layer"
-            )
+        require_prunable(network)
 
     def optimizers(self, network: PromptedClassifier, build: BuildOptimizer) -> list[Optimizer]:
         """Return none: neither weights nor prompt change before tuning."""
         return []
 
-    def epochs(self, requested: int) -> int:
+    def epochs(self, requested: int, sparsity: float = 0.0) -> int:
         """Return 0: no image is needed."""
         return 0
 

@@ -53,6 +53,8 @@ class Stage(pl.LightningModule, ABC):
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
 
     Attributes:
+        period: Epochs that a learning-rate schedule spans; all of them unless a pruner has rounds.
+        shuffle: Which of the pruner's shuffles the batch at hand is from; most have one, unnamed.
         seed: Of all randomness of the stage; the pipeline sets it.
         passes: Forward-backward passes taken so far, resumed ones included.
 
@@ -81,6 +83,9 @@ class Stage(pl.LightningModule, ABC):
         self.automatic_optimization = False
         self.network = network
         self.epochs = epochs
+        self.period = epochs
+        self.shuffle = ""
+        self.batch_idx = 0
         self.views = tuple(views)
         self.unaugmented = tuple(unaugmented)
         self.build_optimizer = optimizer
@@ -107,6 +112,23 @@ class Stage(pl.LightningModule, ABC):
             correct = (logits.argmax(1) == labels).float()
             self.train_acc.update(correct, torch.ones_like(correct))
         return loss
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The orders of images that a batch is drawn from, each shuffled by itself.
+
+        A view's name, or ``view:shuffle`` where a view is shown in several orders.
+        """
+        return self.views
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many iterations lie before the one at hand, and how many the stage has."""
+        batches = int(self.trainer.num_training_batches)
+        return self.current_epoch * batches + self.batch_idx, self.epochs * batches
+
+    def restart(self) -> None:
+        """Build optimisers and schedulers anew: no momentum, the schedule at its start."""
+        self.trainer.strategy.setup_optimizers(self.trainer)
 
     def running_means(self) -> dict[str, float]:
         """Return this process's mean loss and accuracy of the epoch so far; a host read.
@@ -165,6 +187,7 @@ class Stage(pl.LightningModule, ABC):
         Returns:
             -1 to leave out the rest of the epoch, else None.
         """
+        self.batch_idx = batch_idx
         torch.manual_seed(
             derive_seed(self.seed, self.stage, self.current_epoch, batch_idx, self.global_rank)
         )
@@ -253,7 +276,7 @@ class Stage(pl.LightningModule, ABC):
         return getattr(self.trainer, "datamodule", None)
 
     def _cosine(self, optimizer: Optimizer) -> LRScheduler:
-        return CosineAnnealingLR(optimizer, T_max=max(self.epochs, 1))
+        return CosineAnnealingLR(optimizer, T_max=max(self.period, 1))
 
     def _apply_prompt_lr(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.prompt_lr is None:
