@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors import safe_open
@@ -132,6 +133,30 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     assert_same(resumed, finished[2])
     assert result["gradient_steps"] == finished[1]["gradient_steps"]
     assert_same_metrics(tmp_path, finished[0])
+
+
+class KilledBeforeTheHandOff(pl.Callback):
+    """Die between the last checkpoint of a stage and its hand-off."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
+        if stage.stage == self.stage:
+            trainer.strategy.checkpoint_io.teardown()
+            raise Killed
+
+
+@pytest.mark.parametrize("stage", ["warmup", "find", "tune"])
+def test_a_stage_killed_before_its_hand_off_is_still_handed_on(
+    finished: tuple[Path, dict[str, Any], Parts], tmp_path: Path, stage: str
+) -> None:
+    with pytest.raises(Killed):
+        Parts().fit(tmp_path, KilledBeforeTheHandOff(stage))
+    resumed = Parts()
+    result = resumed.fit(tmp_path)
+    assert_same(resumed, finished[2])
+    assert result["gradient_steps"] == finished[1]["gradient_steps"]
 
 
 def assert_same(one: Parts, other: Parts) -> None:

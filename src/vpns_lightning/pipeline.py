@@ -165,10 +165,12 @@ class _Run:
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             trainer.fit(stage, datamodule=self.data, weights_only=True)
-            if stage.epochs == 0 and trainer.state.finished:
-                # Lightning has set everything up but calls no hook of a training that is empty
+            hand_off = next(c for c in trainer.callbacks if isinstance(c, FreezeMasks))  # type: ignore[attr-defined]  # set by Trainer
+            if trainer.state.finished and not hand_off.done:
+                # Lightning has set everything up but calls no hook of a training that is empty: one
+                # of no epochs, or one that was interrupted after its last checkpoint
                 stage.to(trainer.strategy.root_device)
-                self._hand_off().on_train_end(trainer, stage)
+                hand_off.on_train_end(trainer, stage)
         if not trainer.state.finished:
             raise KeyboardInterrupt
         trainer.strategy.checkpoint_io.teardown()

@@ -55,7 +55,7 @@ def grasp(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tens
         return loss({n: p.view(w.shape) for (n, w), p in zip(weights.items(), parts, strict=True)})
 
     vector = torch.cat([w.detach().reshape(-1) for w in weights.values()])
-    gradient = torch.func.grad(of_vector)(vector)
+    gradient = torch.autograd.functional.jacobian(of_vector, vector)
     hessian = torch.autograd.functional.hessian(of_vector, vector)
     parts = (vector * (hessian @ gradient)).split(sizes)
     return {n: p.view(w.shape) for (n, w), p in zip(weights.items(), parts, strict=True)}

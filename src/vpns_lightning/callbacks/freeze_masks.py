@@ -39,12 +39,16 @@ class FreezeMasks(pl.Callback):
         path: The hand-off file.
         facts: Facts about the run to store in it, extended by what this stage cost and reached.
         evaluate: Measures the network on the test images, on the first process alone.
+
+    Attributes:
+        done: The stage was handed on.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any], evaluate: Evaluate) -> None:
         self.path = path
         self.facts = facts
         self.evaluate = evaluate
+        self.done = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand on, before Lightning tears the processes down."""
@@ -60,6 +64,7 @@ class FreezeMasks(pl.Callback):
         if trainer.is_global_zero:
             hand_on(self.path, pl_module, self.facts, self.evaluate)
         trainer.strategy.barrier("hand-off")
+        self.done = True
 
 
 def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
