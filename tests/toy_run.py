@@ -86,7 +86,7 @@ class Parts:
             prompt=vpns.PadPrompt(16, 2) if prompt else None,
             mapping=mapping,
         )
-        self.warmup = vpns.SubnetworkTuning(
+        self.warmup: vpns.SubnetworkTuning | None = vpns.SubnetworkTuning(
             self.network,
             epochs=epochs,
             stage="warmup",
