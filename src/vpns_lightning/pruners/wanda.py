@@ -77,7 +77,7 @@ class Wanda(DataSaliency):
     def masks(self, network: PromptedClassifier, sparsity: float) -> dict[str, Tensor]:
         """Return masks of the highest scores of each row, or of each four."""
         scores = self.scores(network)
-        select(scores, sparsity)  # refuses what cannot be ranked
+        select(scores, 0)  # refuses what cannot be ranked
         rows = {name: score.flatten(1) for name, score in scores.items()}
         kept = (
             {name: four_by_four(row) for name, row in rows.items()}
