@@ -140,6 +140,22 @@ def test_two_processes_end_with_one_network(tmp_path: Path, views: str) -> None:
     assert '"test_images": 360' in measured.stdout
 
 
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "LTH",
+        "BiP",
+        "{class_path: GradualMagnitude, init_args: {every: 2}}",
+        "{class_path: RigL, init_args: {every: 2}}",
+    ],
+)
+def test_two_processes_prune_alike_while_they_train_weights(tmp_path: Path, pruner: str) -> None:
+    # the hand-off would refuse processes that disagree on a mask or a weight
+    done = fit(tmp_path / "run", *DDP, f"--find.pruner={pruner}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
 def test_two_processes_stop_together_and_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert fit(tmp_path / "whole", *DDP).returncode == 0
     at = signal_at(signal.SIGTERM, ("tune", 0, 1), tmp_path / "flag")

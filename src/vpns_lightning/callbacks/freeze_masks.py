@@ -38,12 +38,16 @@ class FreezeMasks(pl.Callback):
         path: The hand-off file.
         facts: Facts about the run to store in it, extended by what this stage cost and reached.
         evaluate: Measures the network on the test images, on the first process alone.
+
+    Attributes:
+        done: The hand-off is written.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any], evaluate: Evaluate) -> None:
         self.path = path
         self.facts = facts
         self.evaluate = evaluate
+        self.done = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand on, before Lightning tears the processes down."""
@@ -56,6 +60,7 @@ class FreezeMasks(pl.Callback):
         if trainer.is_global_zero:
             hand_on(self.path, pl_module, self.facts, self.evaluate)
         trainer.strategy.barrier("hand-off")
+        self.done = True
 
 
 def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
@@ -65,9 +70,15 @@ def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate)
     save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
 
 
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Return the Trainer's callbacks."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
+    return callbacks
+
+
 def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
     """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics."""
-    clock = next((c for c in trainer.callbacks if isinstance(c, StageClock)), None)  # type: ignore[attr-defined]  # set by Trainer
+    clock = next((c for c in callbacks_of(trainer) if isinstance(c, StageClock)), None)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
         "epochs": stage.epochs,
