@@ -12,7 +12,7 @@ import torch
 
 import vpns_lightning as vpns
 from test_pipeline import assert_same
-from toy_run import KillAt, Killed, Parts
+from toy_run import KillAt, KillAtEnd, Killed, Parts
 from vpns_lightning.loggers import read_metrics
 from vpns_lightning.sparsity import get_masks
 
@@ -110,6 +110,19 @@ def test_stopped_inside_an_epoch_goes_on_at_that_batch(
 ) -> None:
     with pytest.raises(SystemExit):
         new(method).fit(tmp_path, Terminate(*place))
+    resumed = new(method)
+    result = resumed.fit(tmp_path)
+    whole, expected = wholes[method]
+    assert_same(resumed, whole)
+    assert result["gradient_steps"] == expected["gradient_steps"]
+
+
+@pytest.mark.parametrize("method", ["lth", "bip", "gmp", "rigl"])
+def test_killed_just_before_the_hand_off_equals_uninterrupted(
+    wholes: Wholes, tmp_path: Path, method: str
+) -> None:
+    with pytest.raises(Killed):
+        new(method).fit(tmp_path, KillAtEnd("find"))
     resumed = new(method)
     result = resumed.fit(tmp_path)
     whole, expected = wholes[method]

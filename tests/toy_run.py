@@ -63,6 +63,17 @@ class KillAt(pl.Callback):
         self._kill(trainer, stage, -1)
 
 
+class KillAtEnd(pl.Callback):
+    """Raise after the last checkpoint of a stage, before its hand-off."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
+        if stage.stage == self.stage:
+            raise Killed
+
+
 class Parts:
     """Fresh objects of one run, as a new process would make them."""
 

@@ -21,6 +21,7 @@ from vpns_lightning.callbacks import (
     StageClock,
     StageProgress,
     StopRequest,
+    callbacks_of,
     warn_of_slow_precision,
 )
 from vpns_lightning.data import ImageData
@@ -165,10 +166,10 @@ class _Run:
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             trainer.fit(stage, datamodule=self.data, weights_only=True)
-            hand_off = next(c for c in trainer.callbacks if isinstance(c, FreezeMasks))  # type: ignore[attr-defined]  # set by Trainer
+            (hand_off,) = (c for c in callbacks_of(trainer) if isinstance(c, FreezeMasks))
             if trainer.state.finished and not hand_off.done:
-                # Lightning has set everything up but calls no hook of a training that is empty: one
-                # of no epochs, or one that was interrupted after its last checkpoint
+                # Lightning has set everything up but calls no hook of a training that is empty: of
+                # no epochs, or killed between its last checkpoint and its hand-off
                 stage.to(trainer.strategy.root_device)
                 hand_off.on_train_end(trainer, stage)
         if not trainer.state.finished:
@@ -199,7 +200,7 @@ class _Run:
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
                     SignalGuard(self.stop, checkpoint),
-                    self._hand_off(),
+                    FreezeMasks(self.run.handoff, self.facts, self.evaluate),
                     EpochCheckpoint(checkpoint),
                 ],
             }
@@ -207,9 +208,6 @@ class _Run:
         tune_ddp(trainer, stage)
         warn_of_slow_precision(trainer)
         return trainer
-
-    def _hand_off(self) -> FreezeMasks:
-        return FreezeMasks(self.run.handoff, self.facts, self.evaluate)
 
     def _finish(self, find: MaskFinding) -> dict[str, Any]:
         """Write masks, picture, table and, last, the result."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pruners.test_learned_scores import new_network
 from reference.toy_networks import toy_batches
+from stages.test_stages import ScalarReads
 from stages.toy_training import QUIET, ToyData, fit
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
@@ -139,6 +140,20 @@ def test_every_step_keeps_exactly_the_requested_count(sparsity: float) -> None:
         assert sparsity_report(steps.network.backbone).kept == expected
     steps.pruner.finish(steps.network, sparsity)
     assert sparsity_report(steps.network.backbone).kept == expected
+
+
+def test_a_step_reads_no_scalar() -> None:
+    stage = MaskFinding(new_network(), BiP(), sparsity=0.5, epochs=1)
+    reads, step = ScalarReads(), stage.training_step
+
+    def counted(batch: Any, batch_idx: int) -> None:
+        with reads:
+            step(batch, batch_idx)
+
+    stage.training_step = counted  # type: ignore[method-assign]
+    fit(stage, views())
+    assert stage.passes == 6
+    assert reads.counts == {}
 
 
 def test_the_trained_weights_are_what_it_leaves() -> None:

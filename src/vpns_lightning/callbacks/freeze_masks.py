@@ -41,7 +41,7 @@ class FreezeMasks(pl.Callback):
         evaluate: Measures the network on the test images, on the first process alone.
 
     Attributes:
-        done: The stage was handed on.
+        done: The hand-off is written.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any], evaluate: Evaluate) -> None:
@@ -74,6 +74,12 @@ def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate)
     save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
 
 
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Return the Trainer's callbacks."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
+    return callbacks
+
+
 def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
     """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics.
 
@@ -92,7 +98,7 @@ def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
 
 
 def _clock(trainer: pl.Trainer) -> "StageClock | None":
-    return next((c for c in trainer.callbacks if isinstance(c, StageClock)), None)  # type: ignore[attr-defined]  # set by Trainer
+    return next((c for c in callbacks_of(trainer) if isinstance(c, StageClock)), None)
 
 
 class StageClock(pl.Callback):

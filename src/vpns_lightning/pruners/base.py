@@ -71,7 +71,7 @@ def gradient_step(stage: StageLike, view: str, batch: Batch) -> None:
 
 
 class Pruner(nn.Module, ABC):
-    """Decides which weights survive. Knows networks and tensors; no Trainer, no files, no config.
+    """Decides which weights survive. Knows networks and tensors; no Trainer and no config.
 
     The hooks run in this order: ``attach``, ``optimizers``, for every batch of every view ``step``,
     ``end_epoch`` after every epoch, ``finish``. A pruner is an ``nn.Module``, so what it remembers

@@ -153,7 +153,3 @@ class BiP(LearnedScores):
                 layer.weight.copy_(layer.scores)
             else:
                 layer.scores.copy_(layer.weight)
-
-    def method(self, *, prompted: bool) -> str:
-        """Return "BiP", or "VPNs w. BiP" with a prompt."""
-        return "VPNs w. BiP" if prompted else "BiP"
