@@ -139,9 +139,9 @@ def test_mixed_precision_does_not_change_a_one_shot_mask(name: str) -> None:
 def test_two_processes_agree_with_each_other_and_without_images_with_one(tmp_path: Path) -> None:
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, "--master_port", "0", str(tests / "contract_processes.py"), str(tmp_path)],
+        [*command, str(tests / "contract_processes.py"), str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
