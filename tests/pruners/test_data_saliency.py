@@ -97,7 +97,8 @@ def test_snip_is_the_derivative_with_respect_to_the_mask(prompt: bool, chunk: in
         assert int((mask != reference).sum()) <= 1  # float32 may swap two scores at the threshold
 
 
-@pytest.mark.parametrize("temperature", [1.0, 200.0])
+# the Hessian of all 872 weights takes its time
+@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 200.0])
 def test_grasp_is_weight_times_hessian_times_gradient(temperature: float) -> None:
     network = new_network()
     pruner = GraSP(samples_per_class=2, chunk=3, temperature=temperature)
