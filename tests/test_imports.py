@@ -43,7 +43,8 @@ PACKAGES: dict[str, set[str]] = {
     "files": set(),
     "sparsity": {"torch", "numpy"},
     "network": {"torch", "torchvision", "safetensors"},
-    "pruners": {"torch"},
+    # Stored reads masks from a file; nothing here writes one
+    "pruners": {"torch", "safetensors"},
     "stages": {"torch", "lightning", "torchmetrics", "rich"},
     "handoff": {"torch", "safetensors"},
     "cli": set(),

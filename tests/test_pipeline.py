@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import vpns_lightning as vpns
-from toy_run import KillAt, Killed, Parts
+from toy_run import KillAt, KillAtEnd, Killed, Parts
 from vpns_lightning.handoff import read_about
 from vpns_lightning.loggers import read_metrics
 from vpns_lightning.run_folder import RunFolder, config_differences
@@ -132,6 +132,20 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     assert_same(resumed, finished[2])
     assert result["gradient_steps"] == finished[1]["gradient_steps"]
     assert_same_metrics(tmp_path, finished[0])
+
+
+@pytest.mark.parametrize("stage", ["warmup", "find", "tune"])
+def test_killed_just_before_a_hand_off_it_is_made_up_for(
+    finished: tuple[Path, dict[str, Any], Parts], tmp_path: Path, stage: str
+) -> None:
+    with pytest.raises(Killed):
+        Parts().fit(tmp_path, KillAtEnd(stage))
+    resumed = Parts()
+    result = resumed.fit(tmp_path)
+    assert_same(resumed, finished[2])
+    for name, costs in finished[1]["stages"].items():
+        steps = ("epochs", "gradient_steps", "forward_backward_passes", "accuracy")
+        assert all(result["stages"][name][key] == costs[key] for key in steps), name
 
 
 def assert_same(one: Parts, other: Parts) -> None:

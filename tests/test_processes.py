@@ -140,6 +140,39 @@ def test_two_processes_end_with_one_network(tmp_path: Path, views: str) -> None:
     assert '"test_images": 360' in measured.stdout
 
 
+@pytest.mark.parametrize("name", ["SNIP", "GraSP"])
+def test_two_processes_score_the_images_that_one_scores(tmp_path: Path, name: str) -> None:
+    pruner = (f"--find.pruner={name}", "--find.pruner.samples_per_class=3", "--tune.epochs=0")
+    plain = ("--network.prompt=null", "--trainer.limit_train_batches=1.0")
+    half = "--data.init_args.batch_size=16"
+    alone, both = tmp_path / "alone" / "run", tmp_path / "both" / "run"
+    for folder in (alone, both):
+        folder.parent.mkdir()
+    for folder, options in ((alone, ()), (both, (*DDP, half))):
+        done = fit(folder, *pruner, *plain, *options)
+        assert done.returncode == 0, done.stderr
+    masks, expected = (load_file(folder / "masks.safetensors") for folder in (both, alone))
+    differing = sum(int((masks[key] != expected[key]).sum()) for key in masks if "mask." in key)
+    # sums of another order round otherwise, and swap scores at the threshold
+    assert differing <= 1e-4 * sum(mask.numel() for mask in masks.values())
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "LTH",
+        "BiP",
+        "{class_path: GradualMagnitude, init_args: {every: 2}}",
+        "{class_path: RigL, init_args: {every: 2}}",
+    ],
+)
+def test_two_processes_prune_alike_while_they_train_weights(tmp_path: Path, pruner: str) -> None:
+    # the hand-off would refuse processes that disagree on a mask or a weight
+    done = fit(tmp_path / "run", *DDP, f"--find.pruner={pruner}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
 def test_two_processes_stop_together_and_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert fit(tmp_path / "whole", *DDP).returncode == 0
     at = signal_at(signal.SIGTERM, ("tune", 0, 1), tmp_path / "flag")

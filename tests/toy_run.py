@@ -1,6 +1,6 @@
 """A whole run on toy data in about a second, for tests of the pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,17 @@ class KillAt(pl.Callback):
         self._kill(trainer, stage, -1)
 
 
+class KillAtEnd(pl.Callback):
+    """Raise after the last checkpoint of a stage, before its hand-off."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
+        if stage.stage == self.stage:
+            raise Killed
+
+
 class Parts:
     """Fresh objects of one run, as a new process would make them."""
 
@@ -75,6 +86,8 @@ class Parts:
         pruner: vpns.Pruner | None = None,
         epochs: int = 2,
         mapping: vpns.LabelMapping | None = None,
+        tune_views: Sequence[str] | None = None,
+        prompt_stage: Mapping[str, Any] | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.data = Stripes(input_size=12, batch_size=16)
@@ -84,7 +97,7 @@ class Parts:
             prompt=vpns.PadPrompt(16, 2) if prompt else None,
             mapping=mapping,
         )
-        self.warmup = vpns.SubnetworkTuning(
+        self.warmup: vpns.SubnetworkTuning | None = vpns.SubnetworkTuning(
             self.network,
             epochs=epochs,
             stage="warmup",
@@ -98,7 +111,10 @@ class Parts:
             views=views,
             optimizer=lambda p: Adam(p, lr=0.01, fused=True),
         )
-        self.tune = vpns.SubnetworkTuning(self.network, epochs=epochs, views=views)
+        self.tune = vpns.SubnetworkTuning(self.network, epochs=epochs, views=tune_views or views)
+        self.prompt = (
+            None if prompt_stage is None else vpns.PromptTuning(self.network, **prompt_stage)
+        )
 
     def fit(self, run_dir: Path, *callbacks: pl.Callback, **trainer: Any) -> dict[str, Any]:
         options = {"accelerator": "cpu", "callbacks": list(callbacks), "log_every_n_steps": 1}
@@ -108,6 +124,7 @@ class Parts:
             warmup=self.warmup,
             find=self.find,
             tune=self.tune,
+            prompt=self.prompt,
             run_dir=str(run_dir),
             trainer=options | trainer,
             seed=3,

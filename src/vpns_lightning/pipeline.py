@@ -21,6 +21,7 @@ from vpns_lightning.callbacks import (
     StageClock,
     StageProgress,
     StopRequest,
+    callbacks_of,
     warn_of_slow_precision,
 )
 from vpns_lightning.data import ImageData
@@ -33,7 +34,7 @@ from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.processes import is_first_process
 from vpns_lightning.results import collect
 from vpns_lightning.run_folder import RunFolder
-from vpns_lightning.stages import MaskFinding, Stage, SubnetworkTuning
+from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
 from vpns_lightning.summary import draw_summary, print_table
 
 
@@ -44,12 +45,13 @@ def fit_stages(
     find: MaskFinding,
     tune: SubnetworkTuning,
     warmup: SubnetworkTuning | None = None,
+    prompt: PromptTuning | None = None,
     run_dir: str = "runs/latest",
     trainer: Mapping[str, Any] | None = None,
     seed: int = 7,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run warm-up (if any), mask finding and tuning, or what is left of them; write the results.
+    """Run all stages, or what is left of them; write the results.
 
     The run folder is the state: called again with the same arguments, a finished run returns at
     once and an interrupted one goes on where it was. On a CPU the end is bit-identical to that of
@@ -61,6 +63,7 @@ def fit_stages(
         find: Stage 1.
         tune: Stage 2.
         warmup: Dense training before stage 1.
+        prompt: Learning the prompt alone after stage 2 (the pilot study).
         run_dir: The run folder.
         trainer: Arguments of the Lightning Trainer: the machine, not the method.
         seed: Of everything random.
@@ -73,21 +76,20 @@ def fit_stages(
         UserError: Something in the input cannot work; nothing expensive has been done by then.
     """
     machine = dict(trainer or {})
-    check_run(network, data, machine, [s for s in (warmup, find, tune) if s])
+    stages = [stage for stage in (warmup, find, tune, prompt) if stage is not None]
+    check_run(network, data, machine, stages)
     run = RunFolder(run_dir)
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
-            run.keep_config(config or _describe(network, data, find, tune, warmup, seed))
+            run.keep_config(config or _describe(network, data, stages, seed))
         done = run.read_result()
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
             return done
         stop = StopRequest()
         held.enter_context(stop.listening())
-        return _Run(run, network, data, machine, seed, stop).through(
-            [stage for stage in (warmup, find, tune) if stage is not None], find
-        )
+        return _Run(run, network, data, machine, seed, stop).through(stages, find)
 
 
 @rank_zero_only
@@ -164,10 +166,12 @@ class _Run:
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             trainer.fit(stage, datamodule=self.data, weights_only=True)
-            if stage.epochs == 0 and trainer.state.finished:
-                # Lightning has set everything up but calls no hook of a training that is empty
+            (hand_off,) = (c for c in callbacks_of(trainer) if isinstance(c, FreezeMasks))
+            if trainer.state.finished and not hand_off.done:
+                # Lightning has set everything up but calls no hook of a training that is empty: of
+                # no epochs, or killed between its last checkpoint and its hand-off
                 stage.to(trainer.strategy.root_device)
-                self._hand_off().on_train_end(trainer, stage)
+                hand_off.on_train_end(trainer, stage)
         if not trainer.state.finished:
             raise KeyboardInterrupt
         trainer.strategy.checkpoint_io.teardown()
@@ -196,7 +200,7 @@ class _Run:
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
                     SignalGuard(self.stop, checkpoint),
-                    self._hand_off(),
+                    FreezeMasks(self.run.handoff, self.facts, self.evaluate),
                     EpochCheckpoint(checkpoint),
                 ],
             }
@@ -205,16 +209,13 @@ class _Run:
         warn_of_slow_precision(trainer)
         return trainer
 
-    def _hand_off(self) -> FreezeMasks:
-        return FreezeMasks(self.run.handoff, self.facts, self.evaluate)
-
     def _finish(self, find: MaskFinding) -> dict[str, Any]:
         """Write masks, picture, table and, last, the result."""
         result: dict[str, Any] = {}
         if is_first_process():
             facts = read_about(self.run.handoff)
             result = collect(self.network, self.data, find, facts, sys.argv)
-            save_masks(self.run.masks, self.network, facts)
+            save_masks(self.run.masks, self.network, {**facts, "method": result["method"]})
             draw_summary(self.run, self.network, self.data, result)
             self.run.write_result(result)
             print_table(result, self.run)
@@ -242,15 +243,10 @@ class _Forget(pl.Callback):
 
 
 def _describe(
-    network: PromptedClassifier,
-    data: ImageData,
-    find: MaskFinding,
-    tune: SubnetworkTuning,
-    warmup: SubnetworkTuning | None,
-    seed: int,
+    network: PromptedClassifier, data: ImageData, stages: Sequence[Stage], seed: int
 ) -> dict[str, Any]:
     """Return a short config of a run that was not started from one."""
-    return {
+    described: dict[str, Any] = {
         "seed_everything": seed,
         "network": {
             "backbone": network.backbone_name,
@@ -258,13 +254,11 @@ def _describe(
             "prompt": type(network.prompt).__name__ if network.prompt else None,
             "mapping": type(network.mapping).__name__,
         },
-        "warmup": {"epochs": warmup.epochs} if warmup else None,
-        "find": {
-            "pruner": type(find.pruner).__name__,
-            "sparsity": find.sparsity,
-            "epochs": find.epochs,
-            "views": list(find.views),
-        },
-        "tune": {"epochs": tune.epochs, "views": list(tune.views)},
         "data": {"class_path": data.name, "input_size": data.input_size},
     }
+    for stage in stages:
+        about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
+        if isinstance(stage, MaskFinding):
+            about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
+        described[stage.stage] = about
+    return described

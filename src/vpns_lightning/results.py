@@ -38,11 +38,11 @@ def collect(
     """
     stages: dict[str, dict[str, Any]] = facts["stages"]
     report = sparsity_report(network.backbone)
-    final = stages["tune"]["accuracy"]
+    *_, last = stages.values()
     costs = account(network, data.input_size)
     return {
         "schema": SCHEMA,
-        "method": find.pruner.method(prompted=network.has_prompt),
+        "method": find.pruner.method(prompted=network.has_prompt and "prompted" in find.views),
         "backbone": network.backbone_name,
         "weights": network.weights_name,
         "dataset": data.name,
@@ -55,9 +55,10 @@ def collect(
         "weights_prunable": report.total,
         "sparsity_per_layer": report.per_layer,
         "collapsed_layers": report.collapsed,
-        **final,
+        **last["accuracy"],
         "dense_accuracy": _accuracy(stages, "warmup"),
         "accuracy_before_tuning": _accuracy(stages, "find"),
+        "accuracy_before_prompt": _accuracy(stages, "tune") if "prompt" in stages else None,
         "views": {"find": list(find.views)},
         "stages": stages,
         **{total: _total(stages, total) for total in TOTALS},

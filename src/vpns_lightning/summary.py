@@ -12,7 +12,12 @@ from vpns_lightning.loggers import read_metrics
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.run_folder import RunFolder
 
-ROWS = (("dense", "warmup"), ("before tuning", "find"), ("after tuning", "tune"))
+ROWS = (
+    ("dense", "warmup"),
+    ("before tuning", "find"),
+    ("after tuning", "tune"),
+    ("after the prompt", "prompt"),
+)
 
 
 def print_table(result: dict[str, Any], run: RunFolder) -> None:
@@ -23,9 +28,9 @@ def print_table(result: dict[str, Any], run: RunFolder) -> None:
     )
     table = Table(title=title, box=box.SIMPLE, collapse_padding=True, show_edge=False)
     table.add_column("", no_wrap=True)
-    for column in ("accuracy", *(["plain"] if prompted else []), "sparsity", "measured"):
+    for column in ("accuracy", *(["plain"] if prompted else []), "sparsity"):
         table.add_column(column, justify="right")
-    for column in ("epochs", "steps", "seconds"):
+    for column in ("epochs", "steps", "passes", "seconds"):
         table.add_column(column, justify="right")
     for label, stage in ROWS:
         facts = result["stages"].get(stage)
@@ -37,17 +42,21 @@ def print_table(result: dict[str, Any], run: RunFolder) -> None:
             label,
             f"{accuracy['test_accuracy']:.4f}",
             *plain,
-            f"{result['sparsity_requested']:g}" if sparse else "0",
             f"{result['sparsity']:.6f}" if sparse else "0",
             str(facts["epochs"]),
             str(facts["gradient_steps"]),
+            str(facts["forward_backward_passes"]),
             f"{facts.get('seconds') or 0:.1f}",
         )
     console = Console()
     console.print(table)
     console.print(
-        f"kept {result['weights_kept']:,} of {result['weights_prunable']:,} weights; "
-        f"{result['gradient_steps']:,} gradient steps, {result['seconds']:.1f} s"
+        f"sparsity asked {result['sparsity_requested']:g}, measured {result['sparsity']:.6f}: kept "
+        f"{result['weights_kept']:,} of {result['weights_prunable']:,} weights"
+    )
+    console.print(
+        f"{result['gradient_steps']:,} gradient steps, {result['forward_backward_passes']:,} "
+        f"forward-backward passes, {result['seconds']:.1f} s"
     )
     console.print(f"picture: {run.summary}\nresult:  {run.result}", soft_wrap=True)
 

@@ -6,7 +6,7 @@ import torch
 from reference.toy_networks import ToyNet
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners import Dense, Hydra, Pruner
+from vpns_lightning.pruners import LTH, BiP, Dense, GradualMagnitude, Hydra, Pruner, RigL
 from vpns_lightning.sparsity import get_masks
 
 
@@ -33,6 +33,14 @@ def test_dense_needs_no_epochs() -> None:
     [
         (Hydra(), True, "VPNs"),
         (Hydra(), False, "HYDRA"),
+        (LTH(), True, "VPNs w. LTH"),
+        (LTH(), False, "LTH"),
+        (BiP(), True, "VPNs w. BiP"),
+        (BiP(), False, "BiP"),
+        (GradualMagnitude(), True, "VPNs w. GMP"),
+        (GradualMagnitude(), False, "GMP"),
+        (RigL(), True, "VPNs w. RigL"),
+        (RigL(), False, "RigL"),
         (Dense(), True, "VPNs w. Dense"),
         (Dense(), False, "Dense"),
     ],

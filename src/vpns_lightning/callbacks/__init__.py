@@ -1,7 +1,13 @@
 """Callbacks: hand-off, checkpoints, monitoring, progress, and stopping well."""
 
 from vpns_lightning.callbacks.checkpointing import AtomicCheckpointIO, EpochCheckpoint
-from vpns_lightning.callbacks.freeze_masks import FreezeMasks, StageClock, freeze, hand_on
+from vpns_lightning.callbacks.freeze_masks import (
+    FreezeMasks,
+    StageClock,
+    callbacks_of,
+    freeze,
+    hand_on,
+)
 from vpns_lightning.callbacks.guards import (
     SignalGuard,
     StopRequest,
@@ -20,6 +26,7 @@ __all__ = [
     "StageClock",
     "StageProgress",
     "StopRequest",
+    "callbacks_of",
     "check_precision",
     "freeze",
     "hand_on",

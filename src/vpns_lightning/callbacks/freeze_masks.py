@@ -25,6 +25,7 @@ def freeze(stage: Stage) -> None:
     if not isinstance(stage, MaskFinding):
         return
     stage.pruner.finish(stage.network, stage.sparsity)
+    stage.passes += stage.pruner.finish_passes
     for name in collapsed_layers(stage.network):
         pl.utilities.rank_zero_warn(
             f"layer collapse: nothing is kept of layer {name!r}, so no signal passes through it"
@@ -38,24 +39,32 @@ class FreezeMasks(pl.Callback):
         path: The hand-off file.
         facts: Facts about the run to store in it, extended by what this stage cost and reached.
         evaluate: Measures the network on the test images, on the first process alone.
+
+    Attributes:
+        done: The hand-off is written.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any], evaluate: Evaluate) -> None:
         self.path = path
         self.facts = facts
         self.evaluate = evaluate
+        self.done = False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand on, before Lightning tears the processes down."""
         assert isinstance(pl_module, Stage)
         pl_module.check_finite()
         unbake(pl_module.network.backbone)
+        clock = _clock(trainer)
+        if clock is not None:
+            clock.start()
         freeze(pl_module)
         synchronise(pl_module.network)
         self.facts["stages"][pl_module.stage] = stage_costs(trainer, pl_module)
         if trainer.is_global_zero:
             hand_on(self.path, pl_module, self.facts, self.evaluate)
         trainer.strategy.barrier("hand-off")
+        self.done = True
 
 
 def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
@@ -65,18 +74,31 @@ def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate)
     save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
 
 
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Return the Trainer's callbacks."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
+    return callbacks
+
+
 def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
-    """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics."""
-    clock = next((c for c in trainer.callbacks if isinstance(c, StageClock)), None)  # type: ignore[attr-defined]  # set by Trainer
+    """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics.
+
+    Epochs are those of training: a pruner that looks at a few images takes passes, but no epoch.
+    """
+    clock = _clock(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
-        "epochs": stage.epochs,
+        "epochs": stage.epochs if trainer.optimizers else 0,
         "gradient_steps": trainer.global_step,
         "forward_backward_passes": stage.passes,
         "seconds": round(clock.total(), 3) if clock else None,
         "peak_memory_bytes": _peak_memory(trainer.strategy.root_device),
         "metrics": {k: v for k, v in metrics.items() if "/sparsity/" not in k},
     }
+
+
+def _clock(trainer: pl.Trainer) -> "StageClock | None":
+    return next((c for c in callbacks_of(trainer) if isinstance(c, StageClock)), None)
 
 
 class StageClock(pl.Callback):
@@ -88,7 +110,12 @@ class StageClock(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting."""
-        self._started = time.monotonic()
+        self.start()
+
+    def start(self) -> None:
+        """Start counting, unless that has begun; a stage of no epochs only freezes its masks."""
+        if self._started is None:
+            self._started = time.monotonic()
 
     def total(self) -> float:
         """Return the seconds so far."""

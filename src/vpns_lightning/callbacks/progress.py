@@ -42,6 +42,8 @@ class StageProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar where there is a terminal."""
+        # an epoch resumed in its middle does not start: its seconds count from here
+        self._epoch_started = time.monotonic()
         console = Console()
         if not (self._enabled and console.is_terminal):
             return

@@ -18,7 +18,7 @@ from vpns_lightning.pipeline import fit_stages
 from vpns_lightning.processes import is_first_process
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.sparsity import check_sparsity
-from vpns_lightning.stages import MaskFinding, SubnetworkTuning
+from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
 
 # of the Trainer, what the stages or the pipeline decide
 NOT_THE_MACHINE = {
@@ -60,13 +60,14 @@ def fit_parser() -> ArgumentParser:
     parser.add_class_arguments(SubnetworkTuning, "warmup", skip={"stage"})
     parser.add_class_arguments(MaskFinding, "find")
     parser.add_class_arguments(SubnetworkTuning, "tune", skip={"stage"})
+    parser.add_class_arguments(PromptTuning, "prompt")
     parser.add_class_arguments(
         Trainer, "trainer", instantiate=False, fail_untyped=False, skip=NOT_THE_MACHINE
     )
     parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
-    for stage in ("warmup", "find", "tune"):
+    for stage in ("warmup", "find", "tune", "prompt"):
         parser.link_arguments("network", f"{stage}.network", apply_on="instantiate")
-    parser.set_defaults({"warmup.epochs": 0})
+    parser.set_defaults({"warmup.epochs": 0, "prompt.epochs": 0})
     return parser
 
 
@@ -98,6 +99,7 @@ def run(arguments: Sequence[str]) -> None:
         find=objects.find,
         tune=objects.tune,
         warmup=warmup,
+        prompt=objects.prompt if objects.prompt.epochs else None,
         run_dir=str(folder.path),
         trainer={key: value for key, value in machine.items() if value is not None},
         seed=config.seed_everything,

@@ -162,8 +162,9 @@ class ImageData(LightningDataModule, ABC):
         return ImageDataset(store, labels, rows)
 
     def train_dataloader(self) -> CombinedLoader:
-        """Return one loader for each view of the running stage, each in an order of its own.
+        """Return one loader for each stream of the running stage, each in an order of its own.
 
+        A stream is a view's name, or ``view:anything`` for the same view in another order.
         A last, smaller batch is kept, unless it is one image: batch normalisation fails on that.
         """
         module = self.trainer.lightning_module if self.trainer else None
@@ -172,11 +173,12 @@ class ImageData(LightningDataModule, ABC):
         self._unaugmented = tuple(getattr(module, "unaugmented", ()))
         loaders: dict[str, DataLoader[Batch]] = {}
         world, rank = self._ranks()
-        for view in getattr(module, "views", ("prompted",)):
-            dataset = self.dataset("train", augmented=view not in self._unaugmented)
+        views = getattr(module, "views", ("prompted",))
+        for stream in getattr(module, "streams", views):
+            dataset = self.dataset("train", augmented=_view(stream) not in self._unaugmented)
             sampler = ViewSampler(
                 dataset,
-                view,
+                stream,
                 stage=self._stage,
                 seed=self.seed,
                 num_replicas=world,
@@ -184,7 +186,7 @@ class ImageData(LightningDataModule, ABC):
                 epoch=epoch,
                 start=batches * self.batch_size,
             )
-            loaders[view] = loading.train_loader(dataset, sampler, **self._loader_options())
+            loaders[stream] = loading.train_loader(dataset, sampler, **self._loader_options())
         return CombinedLoader(loaders, "min_size")
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -223,21 +225,21 @@ class ImageData(LightningDataModule, ABC):
         """Turn uint8 images into float32 images of shape (N, 3, i, i) in [0, 1], on the device.
 
         Args:
-            batch: Images, labels and rows; while training, for each view.
+            batch: Images, labels and rows; while training, for each stream.
             dataloader_idx: Unused.
 
         Returns:
-            Images and labels; while training, for each view.
+            Images and labels; while training, for each stream.
         """
         if isinstance(batch, dict):
-            return {view: self._transformed(view, *part) for view, part in batch.items()}
+            return {stream: self._transformed(stream, *part) for stream, part in batch.items()}
         images, labels, _ = batch
         return self.eval_transform(images), labels
 
-    def _transformed(self, view: str, images: Tensor, labels: Tensor, rows: Tensor) -> View:
-        if view in self._unaugmented:
+    def _transformed(self, stream: str, images: Tensor, labels: Tensor, rows: Tensor) -> View:
+        if _view(stream) in self._unaugmented:
             return self.eval_transform(images), labels
-        key = stream_key(self.seed, self._stage, view, loading.running_epoch(self.trainer))
+        key = stream_key(self.seed, self._stage, stream, loading.running_epoch(self.trainer))
         return self.train_transform(images, rows, key), labels
 
     def _ranks(self) -> tuple[int, int]:
@@ -256,3 +258,7 @@ class ImageData(LightningDataModule, ABC):
         world, rank = ranks or self._ranks()
         sampler = EvalSampler(dataset, num_replicas=world, rank=rank)
         return loading.eval_loader(dataset, sampler, **self._loader_options())
+
+
+def _view(stream: str) -> str:
+    return stream.partition(":")[0]

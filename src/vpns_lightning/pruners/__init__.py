@@ -1,8 +1,39 @@
-"""Pruners: which weights survive. One file a method; no Trainer, no files, no config."""
+"""Pruners: which weights survive. One file a method; no Trainer and no config."""
 
 from vpns_lightning.pruners.base import Pruner
+from vpns_lightning.pruners.bip import BiP
+from vpns_lightning.pruners.data_saliency import DataSaliency
 from vpns_lightning.pruners.dense import Dense
+from vpns_lightning.pruners.gradual import GradualMagnitude
+from vpns_lightning.pruners.grasp import GraSP
 from vpns_lightning.pruners.hydra import Hydra
 from vpns_lightning.pruners.learned_scores import LearnedScores
+from vpns_lightning.pruners.lth import LTH
+from vpns_lightning.pruners.omp import OMP
+from vpns_lightning.pruners.random import Random
+from vpns_lightning.pruners.rigl import RigL
+from vpns_lightning.pruners.saliency import Saliency
+from vpns_lightning.pruners.snip import SNIP
+from vpns_lightning.pruners.stored import Stored
+from vpns_lightning.pruners.synflow import SynFlow
+from vpns_lightning.pruners.wanda import Wanda
 
-__all__ = ["Dense", "Hydra", "LearnedScores", "Pruner"]
+__all__ = [
+    "LTH",
+    "OMP",
+    "SNIP",
+    "BiP",
+    "DataSaliency",
+    "Dense",
+    "GraSP",
+    "GradualMagnitude",
+    "Hydra",
+    "LearnedScores",
+    "Pruner",
+    "Random",
+    "RigL",
+    "Saliency",
+    "Stored",
+    "SynFlow",
+    "Wanda",
+]

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import masked_layers, sparsity_report
 
@@ -15,13 +16,31 @@ BuildOptimizer: TypeAlias = Callable[[Iterable[Any]], Optimizer]
 
 
 class StageLike(Protocol):
-    """The six things a pruner may ask of the stage that runs it."""
+    """What a pruner may ask of the stage that runs it.
+
+    Attributes:
+        network: The network, not wrapped.
+        passes: Forward-backward passes so far; :meth:`loss` counts its own.
+        period: Epochs from one fresh schedule to the next, see :meth:`Pruner.period`.
+        shuffle: Which of :attr:`Pruner.shuffles` the batch at hand is from.
+    """
 
     network: PromptedClassifier
+    passes: int
+    period: int
+    shuffle: str
 
     @property
     def current_epoch(self) -> int:
         """Return the epoch at hand, from 0."""
+
+    @property
+    def global_rank(self) -> int:
+        """Return the index of this process, from 0."""
+
+    @property
+    def world_size(self) -> int:
+        """Return how many processes train together."""
 
     def loss(self, view: str, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of one view's batch, 0-d."""
@@ -35,6 +54,12 @@ class StageLike(Protocol):
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of ``tensor`` over all processes."""
 
+    def progress(self) -> tuple[int, int]:
+        """Return how many iterations lie before the one at hand, and how many the stage has."""
+
+    def restart(self) -> None:
+        """Build optimisers and schedulers anew, as at the start of the stage."""
+
 
 def gradient_step(stage: StageLike, view: str, batch: Batch) -> None:
     """Take one optimiser step on one view's batch with the stage's only optimiser."""
@@ -46,12 +71,31 @@ def gradient_step(stage: StageLike, view: str, batch: Batch) -> None:
 
 
 class Pruner(nn.Module, ABC):
-    """Decides which weights survive. Knows networks and tensors; no Trainer, no files, no config.
+    """Decides which weights survive. Knows networks and tensors; no Trainer and no config.
 
     The hooks run in this order: ``attach``, ``optimizers``, for every batch of every view ``step``,
     ``end_epoch`` after every epoch, ``finish``. A pruner is an ``nn.Module``, so what it remembers
     in buffers moves between devices and resumes with the stage.
+
+    Attributes:
+        done: Nothing is left to learn from this epoch's batches; equal on all processes.
+        finish_passes: Forward-backward passes that :meth:`finish` took.
+        shuffles: Names of the independent orders in which an iteration draws batches of each view;
+            ``step`` is called on each in turn. One, without a name, for most.
+        trains_weights: Finding trains the weights themselves, so its optimiser is by default that
+            of tuning.
+        scaled_gradients: Float16's scaled gradients do no harm.
     """
+
+    shuffles: tuple[str, ...] = ("",)
+    trains_weights: bool = False
+    scaled_gradients: bool = True
+    finish_passes: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Return whether the rest of the epoch can be left out; it never can by default."""
+        return False
 
     def attach(self, network: PromptedClassifier, sparsity: float) -> None:
         """Make what is learned and freeze what is not; calling it again changes nothing.
@@ -84,9 +128,18 @@ class Pruner(nn.Module, ABC):
     def finish(self, network: PromptedClassifier, sparsity: float) -> None:
         """Write the final masks and leave a network that the tuning stage can train."""
 
-    def epochs(self, requested: int) -> int:
-        """Return the epochs that finding takes; 0 needs no data at all."""
+    def epochs(self, requested: int, sparsity: float = 0.0) -> int:
+        """Return the epochs that finding takes; 0 needs no data at all.
+
+        Args:
+            requested: Epochs that the stage was given.
+            sparsity: Fraction of prunable weights to remove, in [0, 1).
+        """
         return requested
+
+    def period(self, requested: int, sparsity: float = 0.0) -> int:
+        """Return the epochs that a learning-rate schedule spans; by default all of finding."""
+        return self.epochs(requested, sparsity)
 
     def method(self, *, prompted: bool) -> str:
         """Return the method's name as the paper writes it."""
@@ -117,3 +170,16 @@ def thaw(network: PromptedClassifier) -> None:
 def collapsed_layers(network: PromptedClassifier) -> list[str]:
     """Return the names of layers in which nothing is kept."""
     return sparsity_report(network.backbone).collapsed
+
+
+def require_prunable(network: PromptedClassifier) -> None:
+    """Refuse a network without masks.
+
+    Raises:
+        UserError: No layer can be pruned.
+    """
+    if not network.prunable():
+        raise UserError(
+            "no layer is left to prune: network.exclude matches them all, or the backbone has "
+            "no plain convolution or linear layer"
+        )

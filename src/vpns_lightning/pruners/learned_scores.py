@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, Pruner, StageLike, thaw
+from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
 from vpns_lightning.sparsity import (
     MaskedLayer,
     Scope,
@@ -68,11 +68,7 @@ class LearnedScores(Pruner):
             UserError: No layer can be pruned, or a layer's weights are all zero: zero scores have
                 zero gradient for ever.
         """
-        if not network.prunable():
-            raise UserError(
-                "no layer is left to prune: network.exclude matches them all, or the backbone has "
-                "no plain convolution or linear layer"
-            )
+        require_prunable(network)
         self.sparsity = sparsity
         network.backbone.requires_grad_(False)
         fresh = False

@@ -53,6 +53,8 @@ class Stage(pl.LightningModule, ABC):
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
 
     Attributes:
+        period: Epochs that a learning-rate schedule spans; all of them unless a pruner has rounds.
+        shuffle: Which of the pruner's shuffles the batch at hand is from; most have one, unnamed.
         seed: Of all randomness of the stage; the pipeline sets it.
         passes: Forward-backward passes taken so far, resumed ones included.
 
@@ -81,6 +83,9 @@ class Stage(pl.LightningModule, ABC):
         self.automatic_optimization = False
         self.network = network
         self.epochs = epochs
+        self.period = epochs
+        self.shuffle = ""
+        self.batch_idx = 0
         self.views = tuple(views)
         self.unaugmented = tuple(unaugmented)
         self.build_optimizer = optimizer
@@ -108,15 +113,42 @@ class Stage(pl.LightningModule, ABC):
             self.train_acc.update(correct, torch.ones_like(correct))
         return loss
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The orders of images that a batch is drawn from, each shuffled by itself.
+
+        A view's name, or ``view:shuffle`` where a view is shown in several orders.
+        """
+        return self.views
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many iterations lie before the one at hand, and how many the stage has."""
+        batches = int(self.trainer.num_training_batches)
+        return self.current_epoch * batches + self.batch_idx, self.epochs * batches
+
+    def restart(self) -> None:
+        """Build optimisers and schedulers anew: no momentum, the schedule at its start."""
+        self.trainer.strategy.setup_optimizers(self.trainer)
+
     def running_means(self) -> dict[str, float]:
-        """Return this process's mean loss and accuracy of the epoch so far; a host read."""
+        """Return this process's mean loss and accuracy of the epoch so far; a host read.
+
+        Empty where no loss was computed yet.
+        """
         metrics = {"loss": self.train_loss, "train_acc": self.train_acc}
+        if not self.train_loss.update_called:
+            return {}
         # not compute(): that would wait for the other processes
         return {name: float(m.mean_value / m.weight) for name, m in metrics.items()}
 
+    @property
+    def world_size(self) -> int:
+        """Return how many processes train together."""
+        return self.trainer.world_size
+
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of ``tensor`` over all processes."""
-        if self.trainer.world_size == 1:
+        if self.world_size == 1:
             return tensor
         summed = self.trainer.strategy.reduce(tensor, reduce_op="sum")
         assert isinstance(summed, Tensor)
@@ -149,11 +181,17 @@ class Stage(pl.LightningModule, ABC):
         if every and self.current_epoch and self.current_epoch % every == 0:
             fit_mapping(self.network, self.trainer, prompted=True)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed torch for this step, so that resuming repeats dropout and prompt positions."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Seed torch for this step, so that resuming repeats dropout and prompt positions.
+
+        Returns:
+            -1 to leave out the rest of the epoch, else None.
+        """
+        self.batch_idx = batch_idx
         torch.manual_seed(
             derive_seed(self.seed, self.stage, self.current_epoch, batch_idx, self.global_rank)
         )
+        return None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """At a log point: stop on a bad loss, then log the running means of the epoch."""
@@ -163,8 +201,10 @@ class Stage(pl.LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy and step the schedulers."""
-        self.log(f"{self.stage}/loss", self.train_loss)
-        self.log(f"{self.stage}/train_acc", self.train_acc)
+        # a pruner that was resumed with all it needs computes no loss any more
+        if self.train_loss.update_called:
+            self.log(f"{self.stage}/loss", self.train_loss)
+            self.log(f"{self.stage}/train_acc", self.train_acc)
         schedulers = self.lr_schedulers()
         if schedulers is None:
             return
@@ -236,7 +276,7 @@ class Stage(pl.LightningModule, ABC):
         return getattr(self.trainer, "datamodule", None)
 
     def _cosine(self, optimizer: Optimizer) -> LRScheduler:
-        return CosineAnnealingLR(optimizer, T_max=max(self.epochs, 1))
+        return CosineAnnealingLR(optimizer, T_max=max(self.period, 1))
 
     def _apply_prompt_lr(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.prompt_lr is None:

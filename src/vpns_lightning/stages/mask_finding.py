@@ -11,6 +11,7 @@ from vpns_lightning.pruners.base import Batch, BuildOptimizer, Pruner
 from vpns_lightning.sparsity import check_sparsity
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
+from vpns_lightning.stages.subnetwork_tuning import default_tune_optimizer
 
 
 def default_find_optimizer(params: Any) -> Optimizer:  # parameters or groups
@@ -25,13 +26,14 @@ class MaskFinding(Stage):
         network: The network to prune.
         pruner: Decides which weights survive.
         sparsity: Fraction of prunable weights removed, in [0, 1).
-        epochs: Epochs; the pruner may need fewer.
+        epochs: Epochs; the pruner may need fewer, or so many in each of its rounds.
         views: What a step trains on; [prompted, plain] takes one step on each (released code).
         unaugmented: Views whose images are not cropped and flipped.
         mapping_on: Fit the label mapping on the dense network and plain images (default), or as
             the released code does: with the pruner's first masks and the prompt, on cropped and
             flipped images.
-        optimizer: Of scores and prompt; Adam 1e-4 with weight decay 1e-4 where None.
+        optimizer: Of scores and prompt; Adam 1e-4 with weight decay 1e-4 where None, or tuning's
+            default for a pruner that trains weights.
         lr_scheduler: Stepped once an epoch; cosine to zero where None.
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
 
@@ -55,12 +57,14 @@ class MaskFinding(Stage):
         lr_scheduler: BuildScheduler | None = None,
         prompt_lr: float | None = None,
     ) -> None:
+        sparsity = check_sparsity(sparsity)
+        default = default_tune_optimizer if pruner.trains_weights else default_find_optimizer
         super().__init__(
             network,
-            epochs=pruner.epochs(epochs),
+            epochs=pruner.epochs(epochs, sparsity),
             views=views,
             unaugmented=unaugmented,
-            optimizer=optimizer or default_find_optimizer,
+            optimizer=optimizer or default,
             lr_scheduler=lr_scheduler,
             prompt_lr=prompt_lr,
         )
@@ -70,7 +74,8 @@ class MaskFinding(Stage):
                 "head's scores exist by then: set network.mapping.slice_head to false"
             )
         self.pruner = pruner
-        self.sparsity = check_sparsity(sparsity)
+        self.sparsity = sparsity
+        self.period = pruner.period(epochs, sparsity)
         self.mapping_on = mapping_on
 
     def configure_model(self) -> None:
@@ -82,8 +87,22 @@ class MaskFinding(Stage):
         if fresh and self.mapping_on == "pruned":
             fit_mapping(self.network, self.trainer, prompted=True, augmented=True)
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """One stream of every view for each of the pruner's shuffles."""
+        return tuple(_stream(view, s) for view in self.views for s in self.pruner.shuffles)
+
     def make_optimizers(self) -> list[Optimizer]:
-        """Return what the pruner wants trained."""
+        """Return what the pruner wants trained.
+
+        Raises:
+            UserError: The pruner reads gradients that float16 would hand it scaled.
+        """
+        if self.trainer.precision == "16-mixed" and not self.pruner.scaled_gradients:
+            raise UserError(
+                f"{type(self.pruner).__name__} combines gradients that trainer.precision 16-mixed "
+                "scales: use bf16-mixed or 32-true"
+            )
         return self.pruner.optimizers(self.network, self._build)
 
     def _build(self, params: Any) -> Optimizer:  # parameters or groups
@@ -92,10 +111,17 @@ class MaskFinding(Stage):
             groups = self._apply_prompt_lr(groups)
         return self.build_optimizer(groups)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Seed torch for this step, or end the epoch once the pruner has seen enough."""
+        super().on_train_batch_start(batch, batch_idx)
+        return -1 if self.pruner.done else None
+
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
-        """Let the pruner take a step on each view in turn."""
+        """Let the pruner take a step on each view, and on each of its shuffles, in turn."""
         for view in self.views:
-            self.pruner.step(self, view, batch[view])
+            for shuffle in self.pruner.shuffles:
+                self.shuffle = shuffle
+                self.pruner.step(self, view, batch[_stream(view, shuffle)])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Let the pruner change the (unscaled) gradients."""
@@ -105,3 +131,7 @@ class MaskFinding(Stage):
         """Log and schedule, then let the pruner act on the epoch's end."""
         super().on_train_epoch_end()
         self.pruner.end_epoch(self)
+
+
+def _stream(view: str, shuffle: str) -> str:
+    return f"{view}:{shuffle}" if shuffle else view

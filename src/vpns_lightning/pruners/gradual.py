@@ -1,0 +1,89 @@
+"""Gradual magnitude pruning (Zhu & Gupta, 2017, https://arxiv.org/abs/1710.01878)."""
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.sparsity import get_masks, masked_layers, prune_count, select, set_masks
+
+
+class GradualMagnitude(Pruner):
+    """One training in which sparsity rises along a cubic ramp.
+
+    After iteration t of n the sparsity is ``s * (1 - (1 - t / n) ** 3)``: the smallest ``|weight|``
+    of all layers together are removed and never return. Weights and prompt are trained in the
+    finding stage, so tuning may take 0 epochs.
+
+    Args:
+        ramp: Fraction of the finding stage after which the final sparsity is reached, in (0, 1].
+        every: Iterations between two removals.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    trains_weights = True
+
+    def __init__(self, *, ramp: float = 0.75, every: int = 100) -> None:
+        super().__init__()
+        if not 0 < ramp <= 1:
+            raise UserError(f"ramp is a fraction of the finding stage in (0, 1], got {ramp}")
+        if every < 1:
+            raise UserError(f"weights are removed every >= 1 iterations, got every={every}")
+        self.ramp = ramp
+        self.every = every
+        self.sparsity = 0.0
+        self._attached = False
+
+    def attach(self, network: PromptedClassifier, sparsity: float) -> None:
+        """Start dense.
+
+        Raises:
+            UserError: No layer can be pruned.
+        """
+        require_prunable(network)
+        self.sparsity = sparsity
+        if self._attached:
+            return
+        thaw(network)
+        for mask in get_masks(network.backbone).values():
+            mask.fill_(True)
+        self._attached = True
+
+    def sparsity_after(self, iterations: int, total: int) -> float:
+        """Return the sparsity that the ramp has reached.
+
+        Args:
+            iterations: Iterations done.
+            total: Iterations of the finding stage.
+        """
+        left = max(0.0, 1 - iterations / max(self.ramp * total, 1))
+        return self.sparsity * (1 - left**3)
+
+    def step(self, stage: StageLike, view: str, batch: Batch) -> None:
+        """Take one optimiser step; every few iterations, remove what the ramp says."""
+        super().step(stage, view, batch)
+        before, total = stage.progress()
+        if (before + 1) % self.every == 0:
+            _remove_smallest(stage.network, self.sparsity_after(before + 1, total))
+
+    def finish(self, network: PromptedClassifier, sparsity: float) -> None:
+        """Remove the little that is left to remove; keep the trained weights."""
+        _remove_smallest(network, sparsity)
+        thaw(network)
+        self._attached = False
+
+    def method(self, *, prompted: bool) -> str:
+        """Return "GMP", or "VPNs w. GMP" with a prompt."""
+        return "VPNs w. GMP" if prompted else "GMP"
+
+
+def _remove_smallest(network: PromptedClassifier, sparsity: float) -> None:
+    """Remove the smallest remaining weights until ``sparsity`` is reached, if it is not yet."""
+    alive = get_masks(network.backbone)
+    total = sum(mask.numel() for mask in alive.values())
+    removed = total - sum(int(mask.sum()) for mask in alive.values())
+    if prune_count(total, sparsity) <= removed:
+        return
+    layers = masked_layers(network.backbone)
+    scores = {name: layer.weight.detach().abs() for name, layer in layers}
+    set_masks(network.backbone, select(scores, sparsity, alive=alive))

@@ -1,0 +1,118 @@
+"""One-shot scores and layouts, restated slowly: whole Hessians, unfolded inputs, bisection."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+Weights = Mapping[str, Tensor]
+Batches = Sequence[tuple[Tensor, Tensor]]
+
+
+def balanced(batches: Batches, per_class: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the first images of each class, one by one, in the order they come."""
+    taken: dict[int, int] = {}
+    chosen = []
+    for images, labels in batches:
+        for image, label in zip(images, labels, strict=True):
+            if taken.get(int(label), 0) < per_class:
+                taken[int(label)] = taken.get(int(label), 0) + 1
+                chosen.append((image[None], label[None]))
+    return chosen
+
+
+def summed_loss(
+    network: nn.Module, examples: Batches, temperature: float = 1.0
+) -> Callable[[Weights], Tensor]:
+    """Return the loss summed over single images as a function of some weights."""
+
+    def loss(weights: Weights) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for image, label in examples:
+            logits = functional_call(network, dict(weights), (image.double(),))
+            total = total - (logits / temperature).log_softmax(1)[0, label[0]]
+        return total
+
+    return loss
+
+
+def snip(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
+    """Return |d loss / d mask| at masks of ones, with the masks as variables."""
+    masks = {n: torch.ones_like(w, requires_grad=True) for n, w in weights.items()}
+    total = loss({n: w.detach() * masks[n] for n, w in weights.items()})
+    grads = torch.autograd.grad(total, list(masks.values()))
+    return {n: g.abs() for n, g in zip(masks, grads, strict=True)}
+
+
+def grasp(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
+    """Return weight * Hg with the whole Hessian written out."""
+    sizes = [w.numel() for w in weights.values()]
+
+    def of_vector(vector: Tensor) -> Tensor:
+        parts = vector.split(sizes)
+        return loss({n: p.view(w.shape) for (n, w), p in zip(weights.items(), parts, strict=True)})
+
+    vector = torch.cat([w.detach().reshape(-1) for w in weights.values()])
+    gradient = torch.autograd.functional.jacobian(of_vector, vector)
+    hessian = torch.autograd.functional.hessian(of_vector, vector)
+    parts = (vector * (hessian @ gradient)).split(sizes)
+    return {n: p.view(w.shape) for (n, w), p in zip(weights.items(), parts, strict=True)}
+
+
+def wanda_squares(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Return sums of squared inputs of each weight of a layer, from unfolded patches."""
+    if isinstance(layer, nn.Linear):
+        return (inputs**2).sum(0).expand(layer.weight.shape)
+    patches = functional.unfold(
+        inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+    )
+    of_channel = (patches**2).sum((0, 2)).view(layer.groups, -1)
+    rows = [of_channel[o * layer.groups // layer.out_channels] for o in range(layer.out_channels)]
+    return torch.stack(rows).view(layer.weight.shape)
+
+
+def best_in_row(scores: Sequence[float], keep: int) -> list[bool]:
+    """Return which entries of one row are among its ``keep`` highest, ties by index."""
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    return [i in order[:keep] for i in range(len(scores))]
+
+
+def synflow(matrices: Sequence[Tensor], keep_after_round: Sequence[int]) -> list[Tensor]:
+    """Return masks of a bias-free linear network after rounds that keep so many weights each."""
+    masks = [torch.ones_like(matrix) for matrix in matrices]
+    for keep in keep_after_round:
+        magnitudes = [(m * mask).abs() for m, mask in zip(matrices, masks, strict=True)]
+        scores = []
+        for index, magnitude in enumerate(magnitudes):
+            before = torch.ones(magnitudes[0].shape[1], dtype=magnitude.dtype)
+            for earlier in magnitudes[:index]:
+                before = earlier @ before
+            after = torch.ones(magnitudes[-1].shape[0], dtype=magnitude.dtype)
+            for later in reversed(magnitudes[index + 1 :]):
+                after = later.T @ after
+            scores.append(torch.outer(after, before) * magnitude)
+        entries = [
+            (-float(score[at]), layer, at)
+            for layer, score in enumerate(scores)
+            for at in torch.cartesian_prod(*[torch.arange(n) for n in score.shape]).unbind()
+            for at in [tuple(at.tolist())]
+            if masks[layer][at]
+        ]
+        kept = {(layer, at) for _, layer, at in sorted(entries)[:keep]}
+        for _, layer, at in entries:
+            masks[layer][at] = float((layer, at) in kept)
+    return masks
+
+
+def erk(shapes: Sequence[Sequence[int]], fraction: float) -> list[float]:
+    """Return Erdős-Rényi-kernel fractions, the common factor found by bisection."""
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    raw = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        kept = sum(min(1.0, middle * r) * n for r, n in zip(raw, sizes, strict=True))
+        low, high = (middle, high) if kept < fraction * sum(sizes) else (low, middle)
+    return [min(1.0, high * r) for r in raw]
