@@ -12,7 +12,7 @@ from reference.toy_networks import ToyNet, toy_batches
 from stages.toy_training import QUIET, ROWS, ToyData, fit, new_network, recorded, views_of
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import LTH, BiP, GradualMagnitude, Pruner, RigL
-from vpns_lightning.pruners.rigl import erdos_renyi_kernel
+from vpns_lightning.pruners.budgets import erdos_renyi_kernel
 from vpns_lightning.sparsity import get_masks, masked_layers
 from vpns_lightning.stages import MaskFinding
 

@@ -13,7 +13,8 @@ from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import GradualMagnitude, Pruner, RigL
 from vpns_lightning.pruners.base import parameter_groups
-from vpns_lightning.pruners.rigl import erdos_renyi_kernel, move
+from vpns_lightning.pruners.budgets import erdos_renyi_kernel
+from vpns_lightning.pruners.rigl import move
 from vpns_lightning.sparsity import MaskedLinear, get_masks, masked_layers, sparsity_report
 
 LEVELS = [0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]

@@ -10,7 +10,7 @@ from reference.selection import keep_by_sorting
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import OMP, Random
-from vpns_lightning.pruners.random import apportion
+from vpns_lightning.pruners.budgets import apportion
 
 
 class Pair(nn.Module):

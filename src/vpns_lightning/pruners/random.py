@@ -12,6 +12,7 @@ from torch import Tensor
 from vpns_lightning.errors import UserError, nearest
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.backbones import head_of
+from vpns_lightning.pruners.budgets import apportion, filled_up
 from vpns_lightning.pruners.saliency import Saliency
 from vpns_lightning.sparsity import masked_layers, prune_count
 
@@ -101,47 +102,6 @@ class Random(Saliency):
         if self.layout == "er":
             return sum(shape[:2]) / _size(shape[:2])
         return sum(shape) / _size(shape)
-
-
-def filled_up(
-    raw: Mapping[str, float], shapes: Mapping[str, Sequence[int]], budget: float
-) -> dict[str, float]:
-    """Return ``min(1, e * raw)`` for each layer, with the ``e`` that uses up the budget.
-
-    Args:
-        raw: Layer name to its fraction, up to the common factor.
-        shapes: Layer name to the shape of its weight.
-        budget: Weights kept over all these layers, at most as many as there are.
-    """
-    dense: set[str] = set()
-    while True:
-        free = [name for name in raw if name not in dense]
-        left = budget - sum(_size(shapes[name]) for name in dense)
-        weight = sum(raw[name] * _size(shapes[name]) for name in free)
-        factor = left / weight if free else 0.0
-        # what exceeds 1 now exceeds it all the more once others are full
-        full = {name for name in free if factor * raw[name] > 1}
-        if not full:
-            return {name: 1.0 if name in dense else factor * raw[name] for name in raw}
-        dense |= full
-
-
-def apportion(ideal: Sequence[float] | Tensor, total: int) -> Tensor:
-    """Return whole numbers near ``ideal`` that sum to ``total``: largest remainders are rounded up.
-
-    Args:
-        ideal: n numbers >= 0 that sum to about ``total``.
-        total: The sum.
-
-    Returns:
-        int64 tensor of shape (n,), on the CPU; equal remainders go by index.
-    """
-    exact = torch.as_tensor(ideal, dtype=torch.float64).cpu()
-    counts = exact.floor()
-    # rounded, so that floating-point noise does not order what is equal
-    order = torch.sort((exact - counts).round(decimals=6), descending=True, stable=True).indices
-    counts[order[: total - int(counts.sum())]] += 1
-    return counts.long()
 
 
 def anywhere(

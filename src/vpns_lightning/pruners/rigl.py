@@ -1,7 +1,6 @@
 """RigL: a sparse topology that moves while it trains (https://arxiv.org/abs/1911.11134)."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,41 +9,8 @@ from torch.optim import Optimizer
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.pruners.budgets import erdos_renyi_kernel
 from vpns_lightning.sparsity import MaskedLayer, keep_highest, masked_layers, prune_count
-
-
-def erdos_renyi_kernel(shapes: Sequence[Sequence[int]], n_keep: int) -> list[int]:
-    """Share ``n_keep`` weights among layers in proportion to the sum of their dimensions (ERK).
-
-    A layer of shape (out, in, h, w) gets density proportional to
-    ``(out + in + h + w) / (out * in * h * w)``, at most 1; what full layers cannot take goes to the
-    others. Rounding is by largest remainder, so the counts add up to ``n_keep``.
-
-    Args:
-        shapes: Weight shapes.
-        n_keep: Weights kept over all layers, at most all there are.
-
-    Returns:
-        Weights kept of each layer.
-    """
-    sizes = [math.prod(shape) for shape in shapes]
-    wanted = [float(sum(shape)) for shape in shapes]
-    full: set[int] = set()
-    while True:
-        open_layers = [i for i in range(len(shapes)) if i not in full]
-        rest = n_keep - sum(sizes[i] for i in full)
-        scale = rest / sum(wanted[i] for i in open_layers) if open_layers else 0.0
-        over = {i for i in open_layers if scale * wanted[i] > sizes[i]}
-        if not over:
-            break
-        full |= over
-    exact = [sizes[i] if i in full else scale * wanted[i] for i in range(len(shapes))]
-    counts = [math.floor(value) for value in exact]
-    by_remainder = sorted(range(len(shapes)), key=lambda i: (counts[i] - exact[i], i))
-    roomy = [i for i in by_remainder if counts[i] < sizes[i]]
-    for i in roomy[: n_keep - sum(counts)]:
-        counts[i] += 1
-    return counts
 
 
 class RigL(Pruner):

@@ -12,8 +12,8 @@ from torch.nn import functional
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, StageLike
+from vpns_lightning.pruners.budgets import apportion
 from vpns_lightning.pruners.data_saliency import DataSaliency
-from vpns_lightning.pruners.random import apportion
 from vpns_lightning.pruners.scoring import BNMode
 from vpns_lightning.sparsity import MaskedConv2d, MaskedLayer, masked_layers, prune_count, select
 
