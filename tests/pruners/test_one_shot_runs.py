@@ -10,6 +10,7 @@ import torch
 
 import vpns_lightning as vpns
 from toy_run import KillAt, Killed, Parts
+from vpns_lightning.sparsity import get_masks
 
 BUILD: dict[str, Callable[[], vpns.Pruner]] = {
     "Random": vpns.Random,
@@ -206,3 +207,26 @@ def test_both_views_can_be_scored(tmp_path: Path) -> None:
     result = parts.fit(tmp_path)
     assert result["sparsity"] == pytest.approx(0.8, abs=1e-3)
     assert parts.find.pruner.taken.tolist() == [[6] * 4] * 2
+
+
+def test_random_masks_follow_the_seed_of_the_run(tmp_path: Path) -> None:
+    def masks(seed: int, pruner: vpns.Pruner) -> dict[str, torch.Tensor]:
+        parts = Parts(pruner=pruner, sparsity=0.5, epochs=1)
+        parts.warmup = None
+        vpns.fit_stages(
+            parts.network,
+            parts.data,
+            find=parts.find,
+            tune=parts.tune,
+            run_dir=str(tmp_path / f"{seed}{pruner.seed}"),
+            trainer={"accelerator": "cpu"},
+            seed=seed,
+        )
+        return {name: mask.clone() for name, mask in get_masks(parts.network.backbone).items()}
+
+    def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(mask, other[name]) for name, mask in one.items())
+
+    first = masks(9, vpns.Random())
+    assert not same(first, masks(17, vpns.Random()))
+    assert same(first, masks(17, vpns.Random(seed=9)))

@@ -80,6 +80,7 @@ class Pruner(nn.Module, ABC):
     Attributes:
         done: Nothing is left to learn from this epoch's batches; equal on all processes.
         finish_passes: Forward-backward passes that :meth:`finish` took.
+        run_seed: Seed of the run; the stage sets it before :meth:`attach`.
         shuffles: Names of the independent orders in which an iteration draws batches of each view;
             ``step`` is called on each in turn. One, without a name, for most.
         trains_weights: Finding trains the weights themselves, so its optimiser is by default that
@@ -91,6 +92,7 @@ class Pruner(nn.Module, ABC):
     trains_weights: bool = False
     scaled_gradients: bool = True
     finish_passes: int = 0
+    run_seed: int = 7
 
     @property
     def done(self) -> bool:

@@ -29,13 +29,13 @@ class Random(Saliency):
             the same without kernel sizes. ``uniform``: the same fraction of every layer.
             ``erk_plus``: erk with a dense classifier. ``uniform_plus``: uniform with a dense
             first layer and at least 20 % of the classifier. ``global``: no budget a layer.
-        seed: Of the positions.
+        seed: Of the positions; the run's own where None.
 
     Raises:
         UserError: The layout is unknown.
     """
 
-    def __init__(self, *, layout: Layout = "erk", seed: int = 7) -> None:
+    def __init__(self, *, layout: Layout = "erk", seed: int | None = None) -> None:
         super().__init__()
         if layout not in get_args(Layout):
             known = ", ".join(get_args(Layout))
@@ -47,7 +47,7 @@ class Random(Saliency):
 
     def scores(self, network: PromptedClassifier) -> dict[str, Tensor]:
         """Return noise, uniform in [0, 1)."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self._seed())
         return {
             name: torch.rand(weight.shape, generator=generator).to(weight.device)
             for name, weight in network.prunable().items()
@@ -67,7 +67,10 @@ class Random(Saliency):
         fractions = self.fractions(network, n_keep)
         budgets = apportion([fractions[n] * s.numel() for n, s in shapes.items()], n_keep)
         counts = dict(zip(shapes, budgets.tolist(), strict=True))
-        return anywhere(counts, network, self.seed)
+        return anywhere(counts, network, self._seed())
+
+    def _seed(self) -> int:
+        return self.run_seed if self.seed is None else self.seed
 
     def fractions(self, network: PromptedClassifier, n_keep: int) -> dict[str, float]:
         """Return layer name to the fraction kept, of ``n_keep`` weights in all.

@@ -23,7 +23,7 @@ class SNIP(DataSaliency):
     Args:
         positions: ``"score"`` keeps the weights of highest score; ``"ratio"`` only keeps as many
             weights a layer as the scores say, at random positions.
-        seed: Of the random positions.
+        seed: Of the random positions; the run's own where None.
         samples_per_class: See :class:`DataSaliency`, as for the others.
         chunk: Images in one pass of a process.
         bn_mode: Statistics that batch normalisation uses.
@@ -38,7 +38,7 @@ class SNIP(DataSaliency):
         self,
         *,
         positions: Literal["score", "ratio"] = "score",
-        seed: int = 7,
+        seed: int | None = None,
         samples_per_class: int = 10,
         chunk: int = 64,
         bn_mode: BNMode = "eval",
@@ -74,4 +74,5 @@ class SNIP(DataSaliency):
         masks = super().masks(network, sparsity)
         if self.positions == "score":
             return masks
-        return anywhere({name: int(mask.sum()) for name, mask in masks.items()}, network, self.seed)
+        counts = {name: int(mask.sum()) for name, mask in masks.items()}
+        return anywhere(counts, network, self.run_seed if self.seed is None else self.seed)

@@ -83,6 +83,7 @@ class MaskFinding(Stage):
         fresh = not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None
         if fresh and self.mapping_on == "dense":
             fit_mapping(self.network, self.trainer)
+        self.pruner.run_seed = self.seed
         self.pruner.attach(self.network, self.sparsity)
         if fresh and self.mapping_on == "pruned":
             fit_mapping(self.network, self.trainer, prompted=True, augmented=True)
