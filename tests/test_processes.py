@@ -157,22 +157,6 @@ def test_two_processes_score_the_images_that_one_scores(tmp_path: Path, name: st
     assert differing <= 1e-4 * sum(mask.numel() for mask in masks.values())
 
 
-@pytest.mark.parametrize(
-    "pruner",
-    [
-        "LTH",
-        "BiP",
-        "{class_path: GradualMagnitude, init_args: {every: 2}}",
-        "{class_path: RigL, init_args: {every: 2}}",
-    ],
-)
-def test_two_processes_prune_alike_while_they_train_weights(tmp_path: Path, pruner: str) -> None:
-    # the hand-off would refuse processes that disagree on a mask or a weight
-    done = fit(tmp_path / "run", *DDP, f"--find.pruner={pruner}")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "result.json").is_file()
-
-
 def test_two_processes_stop_together_and_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert fit(tmp_path / "whole", *DDP).returncode == 0
     at = signal_at(signal.SIGTERM, ("tune", 0, 1), tmp_path / "flag")
