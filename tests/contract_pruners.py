@@ -33,8 +33,13 @@ def stored(sparsity: float) -> Pruner:
     return vpns.Stored(str(path), inherit_prompt=False)
 
 
-# what the defaults do not fit: exactness everywhere, and few rounds on a toy network
-ARGUMENTS: dict[str, dict[str, Any]] = {"LTH": {"snap": "clip"}, "SynFlow": {"rounds": 5}}
+# what the defaults do not fit: exactness everywhere, and a toy run of few iterations
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "LTH": {"snap": "clip"},
+    "SynFlow": {"rounds": 5},
+    "RigL": {"every": 1},
+    "GradualMagnitude": {"every": 1},
+}
 BUILDS: dict[str, Build] = {"Stored": stored}
 
 
