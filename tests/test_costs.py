@@ -55,14 +55,8 @@ ROUNDS = {0.4: (2, 3), 0.9: (10, 11)}
 def run(pruner: vpns.Pruner, folder: Path, **options: Any) -> Cost:
     """Run both stages, no warm-up; return what is reported."""
     parts = Parts(pruner=pruner, epochs=E, **options)
-    result = vpns.fit_stages(
-        parts.network,
-        parts.data,
-        find=parts.find,
-        tune=parts.tune,
-        run_dir=str(folder),
-        trainer={"accelerator": "cpu", "limit_val_batches": 0, "log_every_n_steps": 1},
-    )
+    parts.warmup = None
+    result = parts.fit(folder, limit_val_batches=0)
     totals = ("epochs", "gradient_steps", "forward_backward_passes")
     stages = result["stages"].values()
     assert [result[key] for key in totals] == [sum(s[key] for s in stages) for key in totals]
@@ -88,14 +82,8 @@ def test_lottery_tickets_cost_a_training_more_than_their_rounds(
 def test_bip_alone_needs_no_tuning(tmp_path: Path) -> None:
     parts = Parts(pruner=vpns.BiP(), epochs=E)
     parts.tune.epochs = 0
-    result = vpns.fit_stages(
-        parts.network,
-        parts.data,
-        find=parts.find,
-        tune=parts.tune,
-        run_dir=str(tmp_path),
-        trainer={"accelerator": "cpu"},
-    )
+    parts.warmup = None
+    result = parts.fit(tmp_path)
     assert result["gradient_steps"] == result["forward_backward_passes"] == 2 * T * E
     assert result["epochs"] == E
     assert result["test_accuracy"] == result["accuracy_before_tuning"]

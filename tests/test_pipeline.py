@@ -281,13 +281,7 @@ def test_finding_of_no_epochs_prunes_by_the_first_scores(tmp_path: Path) -> None
 
 def test_a_dense_run_without_warm_up_fits_its_mapping(tmp_path: Path) -> None:
     parts = Parts(pruner=vpns.Dense(), sparsity=0.0, epochs=1)
-    result = vpns.fit_stages(
-        parts.network,
-        parts.data,
-        find=parts.find,
-        tune=parts.tune,
-        run_dir=str(tmp_path),
-        trainer={"accelerator": "cpu"},
-    )
+    parts.warmup = None
+    result = parts.fit(tmp_path)
     assert bool(parts.network.mapping.fitted)
     assert result["gradient_steps"] == 3

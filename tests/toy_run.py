@@ -116,7 +116,9 @@ class Parts:
             None if prompt_stage is None else vpns.PromptTuning(self.network, **prompt_stage)
         )
 
-    def fit(self, run_dir: Path, *callbacks: pl.Callback, **trainer: Any) -> dict[str, Any]:
+    def fit(
+        self, run_dir: Path, *callbacks: pl.Callback, seed: int = 3, **trainer: Any
+    ) -> dict[str, Any]:
         options = {"accelerator": "cpu", "callbacks": list(callbacks), "log_every_n_steps": 1}
         return vpns.fit_stages(
             self.network,
@@ -127,5 +129,5 @@ class Parts:
             prompt=self.prompt,
             run_dir=str(run_dir),
             trainer=options | trainer,
-            seed=3,
+            seed=seed,
         )

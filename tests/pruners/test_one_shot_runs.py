@@ -213,15 +213,7 @@ def test_random_masks_follow_the_seed_of_the_run(tmp_path: Path) -> None:
     def masks(seed: int, pruner: vpns.Pruner) -> dict[str, torch.Tensor]:
         parts = Parts(pruner=pruner, sparsity=0.5, epochs=1)
         parts.warmup = None
-        vpns.fit_stages(
-            parts.network,
-            parts.data,
-            find=parts.find,
-            tune=parts.tune,
-            run_dir=str(tmp_path / f"{seed}{pruner.seed}"),
-            trainer={"accelerator": "cpu"},
-            seed=seed,
-        )
+        parts.fit(tmp_path / f"{seed}{pruner.seed}", seed=seed)
         return {name: mask.clone() for name, mask in get_masks(parts.network.backbone).items()}
 
     def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.sparsity import masked_layers, sparsity_report
+from vpns_lightning.sparsity import get_masks, masked_layers, sparsity_report
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 BuildOptimizer: TypeAlias = Callable[[Iterable[Any]], Optimizer]
@@ -160,6 +160,12 @@ def parameter_groups(network: PromptedClassifier) -> list[dict[str, Any]]:
     learned = [p for p in prompt if p.requires_grad]
     groups = {"backbone": rest, "prompt": learned}
     return [{"params": params, "name": name} for name, params in groups.items() if params]
+
+
+def keep_everything(network: PromptedClassifier) -> None:
+    """Set every mask to ones."""
+    for mask in get_masks(network.backbone).values():
+        mask.fill_(True)
 
 
 def thaw(network: PromptedClassifier) -> None:

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, StageLike
-from vpns_lightning.pruners.saliency import Saliency, keep_everything
+from vpns_lightning.pruners.base import Batch, StageLike, keep_everything
+from vpns_lightning.pruners.saliency import Saliency
 from vpns_lightning.pruners.scoring import BNMode, scoring
 from vpns_lightning.sparsity import Scope, TieRule
 

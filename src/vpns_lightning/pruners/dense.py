@@ -2,8 +2,7 @@
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Pruner, thaw
-from vpns_lightning.sparsity import get_masks
+from vpns_lightning.pruners.base import Pruner, keep_everything, thaw
 
 
 class Dense(Pruner):
@@ -23,8 +22,7 @@ class Dense(Pruner):
 
     def finish(self, network: PromptedClassifier, sparsity: float) -> None:
         """Set every mask to ones."""
-        for mask in get_masks(network.backbone).values():
-            mask.fill_(True)
+        keep_everything(network)
         thaw(network)
 
     def epochs(self, requested: int, sparsity: float = 0.0) -> int:

@@ -2,7 +2,14 @@
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.pruners.base import (
+    Batch,
+    Pruner,
+    StageLike,
+    keep_everything,
+    require_prunable,
+    thaw,
+)
 from vpns_lightning.sparsity import get_masks, masked_layers, prune_count, select, set_masks
 
 
@@ -45,8 +52,7 @@ class GradualMagnitude(Pruner):
         if self._attached:
             return
         thaw(network)
-        for mask in get_masks(network.backbone).values():
-            mask.fill_(True)
+        keep_everything(network)
         self._attached = True
 
     def sparsity_after(self, iterations: int, total: int) -> float:

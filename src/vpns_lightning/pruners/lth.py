@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.pruners.base import Pruner, StageLike, keep_everything, require_prunable, thaw
 from vpns_lightning.sparsity import (
     MaskedConv2d,
     MaskedLayer,
@@ -107,8 +107,7 @@ class LTH(Pruner):
         if self.start.taken:
             return
         thaw(network)
-        for mask in get_masks(network.backbone).values():
-            mask.fill_(True)
+        keep_everything(network)
         self.rounds_done.zero_()
         self.start.take(network)
 

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, Pruner, require_prunable, thaw
-from vpns_lightning.sparsity import Scope, TieRule, get_masks, select, set_masks
+from vpns_lightning.sparsity import Scope, TieRule, select, set_masks
 
 
 class Saliency(Pruner):
@@ -63,9 +63,3 @@ class Saliency(Pruner):
         """
         set_masks(network.backbone, self.masks(network, sparsity))
         thaw(network)
-
-
-def keep_everything(network: PromptedClassifier) -> None:
-    """Set every mask to ones, as methods that score the dense network need it."""
-    for mask in get_masks(network.backbone).values():
-        mask.fill_(True)

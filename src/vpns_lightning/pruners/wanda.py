@@ -15,7 +15,13 @@ from vpns_lightning.pruners.base import Batch, StageLike
 from vpns_lightning.pruners.budgets import apportion
 from vpns_lightning.pruners.data_saliency import DataSaliency
 from vpns_lightning.pruners.scoring import BNMode
-from vpns_lightning.sparsity import MaskedConv2d, MaskedLayer, masked_layers, prune_count, select
+from vpns_lightning.sparsity import (
+    MaskedConv2d,
+    MaskedLayer,
+    check_scores,
+    masked_layers,
+    prune_count,
+)
 
 
 class Wanda(DataSaliency):
@@ -77,7 +83,7 @@ class Wanda(DataSaliency):
     def masks(self, network: PromptedClassifier, sparsity: float) -> dict[str, Tensor]:
         """Return masks of the highest scores of each row, or of each four."""
         scores = self.scores(network)
-        select(scores, 0)  # refuses what cannot be ranked
+        check_scores(scores)
         rows = {name: score.flatten(1) for name, score in scores.items()}
         kept = (
             {name: four_by_four(row) for name, row in rows.items()}

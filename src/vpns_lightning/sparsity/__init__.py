@@ -23,6 +23,7 @@ from vpns_lightning.sparsity.straight_through import Masked, MaskedGradient, Str
 from vpns_lightning.sparsity.topk import (
     Scope,
     TieRule,
+    check_scores,
     check_sparsity,
     comparable,
     keep_highest,
@@ -42,6 +43,7 @@ __all__ = [
     "StraightThrough",
     "TieRule",
     "bake",
+    "check_scores",
     "check_sparsity",
     "comparable",
     "get_masks",

@@ -255,6 +255,20 @@ def _fill_up_with_ties(
         needed = (needed - ties.sum()).clamp(min=0)
 
 
+def check_scores(scores: Mapping[str, Tensor]) -> None:
+    """Refuse scores by which nothing can be ranked.
+
+    Raises:
+        UserError: A score is NaN or infinite; the layer is named.
+    """
+    for name, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise UserError(
+                f"layer {name!r} has scores that are NaN or infinite; nothing can be ranked by "
+                "them: lower the learning rate, or compute the scores in float64"
+            )
+
+
 def select(
     scores: Mapping[str, Tensor],
     sparsity: float,
@@ -277,13 +291,9 @@ def select(
             or fewer weights are alive than must be kept.
     """
     check_sparsity(sparsity)
+    check_scores(scores)
     ranked = {}
     for name, score in scores.items():
-        if not bool(torch.isfinite(score).all()):
-            raise UserError(
-                f"layer {name!r} has scores that are NaN or infinite; nothing can be ranked by "
-                "them: lower the learning rate, or compute the scores in float64"
-            )
         value = comparable(score)
         ranked[name] = value if alive is None else value.masked_fill(~alive[name], -math.inf)
     masks = {name: torch.empty_like(value, dtype=torch.bool) for name, value in ranked.items()}
