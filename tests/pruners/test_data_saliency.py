@@ -113,6 +113,26 @@ def test_grasp_is_weight_times_hessian_times_gradient(temperature: float) -> Non
     assert loop.passes >= 4 * len(examples) / 3
 
 
+@pytest.mark.slow
+def test_grasp_can_score_a_classifier_drawn_anew() -> None:
+    network = new_network()
+    before = copy.deepcopy(network.state_dict())
+    pruner = GraSP(samples_per_class=2, reinit_linear=True, temperature=2.0)
+    pruner.run_seed = 3
+    batches = toy_batches(4)
+    found(pruner, network, batches)
+    after = network.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    drawn = copy.deepcopy(network)
+    draws = torch.Generator().manual_seed(3)
+    linear = [layer for _, layer in masked_layers(drawn.backbone) if isinstance(layer, nn.Linear)]
+    for layer in linear:
+        layer.weight.data = nn.init.xavier_normal_(torch.empty(layer.weight.shape), generator=draws)
+    assert linear
+    loss = reference_loss(drawn, slow.balanced(batches, 2), 2.0)
+    assert_close(pruner.scores(network), slow.grasp(loss, weights_of(drawn)))
+
+
 def test_grasp_keeps_what_is_signed_highest() -> None:
     network, pruner = new_network(), GraSP(samples_per_class=2)
     found(pruner, network, toy_batches(4))

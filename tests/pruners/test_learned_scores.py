@@ -74,6 +74,28 @@ def test_scores_are_float32_scaled_by_the_fan_in_of_a_group(dtype: torch.dtype) 
     assert scores.abs().max().item() == pytest.approx(math.sqrt(6 / (4 * 9)))
 
 
+def test_scores_drawn_anew_follow_the_seed_and_keep_the_range() -> None:
+    def drawn(seed: int) -> list[Tensor]:
+        network, pruner = new_network(), Hydra(score_init="kaiming")
+        pruner.run_seed = seed
+        pruner.attach(network, 0.5)
+        layers = masked_layers(network.backbone)
+        return [layer.scores.detach() for _, layer in layers if layer.scores is not None]
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    for scores in first:
+        bound = math.sqrt(6 / scores[0].numel())
+        assert bound / 2 < scores.abs().max() <= bound
+        assert scores.std() == pytest.approx(bound / math.sqrt(3), rel=0.4)
+
+
+def test_an_unknown_initialisation_is_refused() -> None:
+    with pytest.raises(UserError, match="'scaled' or 'kaiming', got 'xavier'"):
+        Hydra(score_init="xavier")  # type: ignore[arg-type]
+
+
 def test_a_layer_of_zeros_is_refused_by_name() -> None:  # T-1c
     network = new_network()
     nn.init.zeros_(network.backbone.conv2.weight)

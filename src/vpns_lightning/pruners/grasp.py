@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vpns_lightning.errors import UserError
@@ -13,7 +13,7 @@ from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, StageLike
 from vpns_lightning.pruners.data_saliency import DataSaliency, flat
 from vpns_lightning.pruners.scoring import BNMode, scoring
-from vpns_lightning.sparsity import Scope, TieRule
+from vpns_lightning.sparsity import Scope, TieRule, masked_layers
 
 DOUBLE_BACKWARD = 3  # forward-backward passes that one Hessian-gradient product is counted as
 
@@ -31,6 +31,8 @@ class GraSP(DataSaliency):
             in memory (0.6 MB each at 224 px).
         chunk: Images in one pass of a process; a double backward takes about thrice the memory.
         bn_mode: Statistics that batch normalisation uses.
+        reinit_linear: Score with linear layers drawn anew (Xavier normal; the run's seed decides),
+            as the paper's code does. By default the pretrained weights are what is scored.
         scope: Rank over all layers or within each.
         tie_rule: What happens to ties at the threshold.
 
@@ -48,6 +50,7 @@ class GraSP(DataSaliency):
         samples_per_class: int = 10,
         chunk: int = 32,
         bn_mode: BNMode = "eval",
+        reinit_linear: bool = False,
         scope: Scope = "global",
         tie_rule: TieRule = "exact",
     ) -> None:
@@ -61,12 +64,13 @@ class GraSP(DataSaliency):
         if not temperature > 0:
             raise UserError(f"temperature must be above 0, got {temperature}; the paper's is 200")
         self.temperature = temperature
+        self.reinit_linear = reinit_linear
         self.held: list[tuple[str, Tensor, Tensor]] = []
 
     def saliency(self, stage: StageLike, view: str, batch: Batch) -> dict[str, Tensor]:
         """Return the gradient of the loss summed over a batch."""
         weights = stage.network.prunable()
-        with _softened(stage.network, self.temperature):
+        with _softened(stage.network, self.temperature), self._reinitialised(stage.network):
             loss = stage.loss(view, batch) * len(batch[1])
         return dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
 
@@ -83,7 +87,7 @@ class GraSP(DataSaliency):
         network = stage.network
         gradient = list(super().scores(network).values())
         found = torch.zeros_like(self.sums)
-        with scoring(network, self.bn_mode):
+        with scoring(network, self.bn_mode), self._reinitialised(network):
             weights = network.prunable()
             for view, images, labels in self._my_share(stage):
                 logits = network(images, prompted=view == "prompted") / self.temperature
@@ -97,6 +101,21 @@ class GraSP(DataSaliency):
                 stage.passes += DOUBLE_BACKWARD
         self.sums.copy_(stage.reduce(found))
         self.held.clear()
+
+    @contextmanager
+    def _reinitialised(self, network: PromptedClassifier) -> Iterator[None]:
+        """Give linear layers new weights, the same in both passes; the old ones return."""
+        layers = [m for _, m in masked_layers(network.backbone) if isinstance(m, nn.Linear)]
+        kept = [layer.weight.detach().clone() for layer in layers if self.reinit_linear]
+        draws = torch.Generator().manual_seed(self.run_seed)
+        try:
+            for layer, weight in zip(layers, kept, strict=False):
+                drawn = nn.init.xavier_normal_(torch.empty(weight.shape), generator=draws)
+                layer.weight.data.copy_(drawn)
+            yield
+        finally:
+            for layer, weight in zip(layers, kept, strict=False):
+                layer.weight.data.copy_(weight)
 
     def _my_share(self, stage: StageLike) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield every so many-th chunk of the held images."""
