@@ -22,6 +22,7 @@ from _harness import Figure, header
 
 PROGRAMS = (
     *("counts", "mapping", "threshold", "startup", "checkpoint", "memory", "input_path", "steps"),
+    "one_shot",
 )
 
 
