@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "loggers": {"errors", "files"},
     "run_folder": {"errors", "files"},
     "loading": {"data", "errors", "handoff", "network", "run_folder"},
-    "results": LEARNING | {"data", "files"},
+    "settings": {"data", "network", "stages"},
+    "results": LEARNING | {"data", "files", "settings"},
     "summary": {"data", "files", "loggers", "network", "run_folder"},
     "callbacks": LEARNING | {"files", "handoff"},
 }

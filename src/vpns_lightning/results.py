@@ -14,6 +14,7 @@ from vpns_lightning._version import __version__
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.accounting import account, effective_sparsity
+from vpns_lightning.settings import describe
 from vpns_lightning.sparsity import sparsity_report
 from vpns_lightning.stages import MaskFinding
 
@@ -59,7 +60,7 @@ def collect(
         "dense_accuracy": _accuracy(stages, "warmup"),
         "accuracy_before_tuning": _accuracy(stages, "find"),
         "accuracy_before_prompt": _accuracy(stages, "tune") if "prompt" in stages else None,
-        "views": {"find": list(find.views)},
+        **describe(network, data, find, stages),
         "stages": stages,
         **{total: _total(stages, total) for total in TOTALS},
         **costs._asdict(),

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 import torch
+from torch.optim import Optimizer
 
 from vpns_lightning.handoff import save_network, synchronise
 from vpns_lightning.network import PromptedClassifier
@@ -81,9 +82,10 @@ def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
-    """Return what a stage cost: epochs, steps, passes, seconds, peak memory (bytes), metrics.
+    """Return what a stage cost (epochs, steps, passes, seconds, bytes), and how it trained.
 
     Epochs are those of training: a pruner that looks at a few images takes passes, but no epoch.
+    The budget is what was asked for: epochs (of one round, where there are rounds) and batches.
     """
     clock = _clock(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -93,8 +95,26 @@ def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
         "forward_backward_passes": stage.passes,
         "seconds": round(clock.total(), 3) if clock else None,
         "peak_memory_bytes": _peak_memory(trainer.strategy.root_device),
+        "budget": {"epochs": stage.period, "batches": _batches(trainer, stage)},
+        "views": list(stage.views),
+        "unaugmented": list(stage.unaugmented),
+        "optimizers": [_settings(optimizer) for optimizer in trainer.optimizers],
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
         "metrics": {k: v for k, v in metrics.items() if "/sparsity/" not in k},
     }
+
+
+def _batches(trainer: pl.Trainer, stage: Stage) -> int:
+    """Return the batches of an epoch, 0 for a stage without epochs."""
+    return int(trainer.num_training_batches) if stage.epochs else 0
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Return an optimiser's name and the learning rate that each group started from."""
+    groups = optimizer.param_groups
+    rates = {g.get("name", str(i)): g.get("initial_lr", g["lr"]) for i, g in enumerate(groups)}
+    return {"name": type(optimizer).__name__, "lr": rates}
 
 
 def _clock(trainer: pl.Trainer) -> "StageClock | None":

@@ -157,6 +157,7 @@ class PadPrompt(RegionPrompt):
         inner = slice(pad_size, canvas_size - pad_size)
         region[inner, inner] = False
         super().__init__(region, clamp=clamp)
+        self.pad_size = pad_size
 
 
 def _check_square(size: int, canvas_size: int) -> None:
@@ -192,6 +193,7 @@ class FixPrompt(RegionPrompt):
         region = torch.zeros(canvas_size, canvas_size, dtype=torch.bool)
         region[:size, :size] = True
         super().__init__(region, squash=squash, clamp=clamp)
+        self.size = size
 
 
 class RandomPrompt(RegionPrompt):
@@ -294,6 +296,8 @@ class LowRankPrompt(Prompt):
         super().__init__(canvas_size)
         if not 1 <= rank <= canvas_size:
             raise UserError(f"rank must lie in [1, {canvas_size}], got {rank}")
+        self.rank = rank
+        self.std = std
         self.left = nn.Parameter(torch.zeros(3, canvas_size, rank))
         self.right = nn.Parameter(torch.randn(3, rank, canvas_size) * std)
         self.num_parameters = 6 * canvas_size * rank

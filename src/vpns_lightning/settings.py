@@ -1,0 +1,75 @@
+"""The settings of a run that decide with which other runs it may be compared."""
+
+import inspect
+from typing import Any
+
+from vpns_lightning.data import ImageData
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.stages import MaskFinding
+from vpns_lightning.stages.base import VIEWS
+
+Stages = dict[str, dict[str, Any]]
+
+
+def describe(
+    network: PromptedClassifier, data: ImageData, find: MaskFinding, stages: Stages
+) -> dict[str, Any]:
+    """Return what ``result.json`` says of a run's settings.
+
+    Args:
+        network: The network.
+        data: Its data.
+        find: The finding stage.
+        stages: What each stage recorded when it ended; a key that an older version did not record
+            is null.
+    """
+    *_, last = stages.values()
+    views = {name: facts.get("views") for name, facts in stages.items()}
+    return {
+        "prompt": None if network.prompt is None else options(network.prompt),
+        "mapping": options(network.mapping) | {"fitted_on": find.mapping_on},
+        "pruner": options(find.pruner),
+        "input_size": data.input_size,
+        "batch_size": data.batch_size * last.get("processes", 1),
+        "precision": last.get("precision"),
+        "train_images": len(data.dataset("train")),
+        "views": views | {"find": list(find.views)},
+        "protocol": protocol(stages, find.mapping_on),
+        "budget": {name: facts.get("budget") for name, facts in stages.items()},
+        "optimizers": {name: facts.get("optimizers") for name, facts in stages.items()},
+        "headline": headline(stages),
+    }
+
+
+def options(part: object) -> dict[str, Any]:
+    """Return a part's class name and the plain values that it was made with.
+
+    Args:
+        part: A prompt, mapping or pruner that keeps its arguments as attributes.
+    """
+    names = inspect.signature(type(part)).parameters
+    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    plain = {k: v for k, v in values.items() if v is None or isinstance(v, (bool, int, float, str))}
+    return {"name": type(part).__name__, **plain}
+
+
+def protocol(stages: Stages, mapping_on: str) -> str:
+    """Return ``paper``, ``released`` or ``mixed``: how an iteration of finding and tuning trains.
+
+    ``paper`` takes one gradient step on one view and fits the mapping on the dense network;
+    ``released`` takes a step on each of both views.
+    """
+    counts = {len(stages[name].get("views") or ()) for name in ("find", "tune") if name in stages}
+    if counts == {1} and mapping_on == "dense":
+        return "paper"
+    return "released" if counts == {len(VIEWS)} else "mixed"
+
+
+def headline(stages: Stages) -> str:
+    """Return the key of the accuracy a run is judged by.
+
+    That without the prompt where the last stage that trained showed plain images last.
+    """
+    trained = [facts for facts in stages.values() if facts["gradient_steps"]]
+    views = (trained[-1].get("views") or ()) if trained else ()
+    return "test_accuracy_plain" if views and views[-1] == "plain" else "test_accuracy"
