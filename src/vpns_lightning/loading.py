@@ -11,6 +11,7 @@ from vpns_lightning.errors import UserError
 from vpns_lightning.handoff import load_network, read_about
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.sparsity import unmask_layers
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -67,6 +68,39 @@ def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
     network = _build(config.get("network", {}), about, folder)
     load_network(folder.handoff, network)
     return LoadedRun(folder, network.to(pick_device(accelerator)).eval(), config, about)
+
+
+def load(run: str | Path, *, accelerator: str = "cpu") -> PromptedClassifier:
+    """Return the network of a finished run, ready to answer: images in [0, 1] to logits.
+
+    Prompt, normalisation, masks and label mapping are inside, and it is in eval mode. Images are
+    of ``data.input_size`` px.
+
+    Args:
+        run: The run folder.
+        accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
+
+    Raises:
+        UserError: It is no run folder, was not started by ``vpns fit``, or no stage is finished.
+    """
+    return load_run(run, accelerator=accelerator).network
+
+
+def dense_twin(loaded: LoadedRun) -> PromptedClassifier:
+    """Return the network of a run as it is without masks and cuts, in eval mode on the CPU.
+
+    Prompt, classes and label mapping are the run's; weights are random, which costs as much.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        twin = _build(loaded.config.get("network", {}), loaded.about, loaded.folder)
+    mapping = loaded.network.mapping
+    twin.mapping.sequence.copy_(mapping.sequence)
+    twin.mapping.fitted.fill_(True)
+    if mapping.sliced:
+        twin._slice_head()
+    unmask_layers(twin.backbone)
+    return twin.eval()
 
 
 def _build(

@@ -53,19 +53,23 @@ def build_backbone(name: str, weights: str | None, num_classes: int) -> nn.Modul
         UserError: The name or the weights are unknown, or the file is of another network; the
             first differing key is named.
     """
+    _check_name(name)
+    if weights is None:
+        return _without_auxiliary(_construct(name, num_classes))
+    state = load_weights(name, weights)
+    classes = classes_in(name, state, weights)
+    backbone = _construct(name, classes)
+    _check_same_keys(backbone.state_dict(), state, name, weights)
+    backbone.load_state_dict(state)
+    return _without_auxiliary(backbone)
+
+
+def _check_name(name: str) -> None:
     if name not in classifier_names():
         raise UserError(
             f"backbone {name!r} is no torchvision classifier{nearest(name, classifier_names())}; "
             "see torchvision.models.list_models()"
         )
-    if weights is None:
-        return _without_auxiliary(_construct(name, num_classes))
-    state = load_weights(name, weights)
-    classes = _classes_in(name, state, weights)
-    backbone = _construct(name, classes)
-    _check_same_keys(backbone.state_dict(), state, name, weights)
-    backbone.load_state_dict(state)
-    return _without_auxiliary(backbone)
 
 
 def load_weights(name: str, weights: str) -> dict[str, Tensor]:
@@ -130,12 +134,33 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _classes_in(name: str, state: dict[str, Tensor], weights: str) -> int:
+def skeleton(name: str, num_classes: int) -> nn.Module:
+    """Return a torchvision classifier whose tensors have shapes, but mostly no storage.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    _check_name(name)
     try:
         with torch.device("meta"):
-            head_name, _ = head_of(_construct(name, 1000))
+            return _construct(name, num_classes)
     except NotImplementedError:  # RegNets compute on their weights while they are built
-        head_name, _ = head_of(_construct(name, 1000))
+        with torch.random.fork_rng(devices=[]):
+            return _construct(name, num_classes)
+
+
+def classes_in(name: str, state: dict[str, Tensor], weights: str) -> int:
+    """Return how many classes the head in a state dict has.
+
+    Args:
+        name: A torchvision classifier.
+        state: Its state dict.
+        weights: Where that came from, for the message.
+
+    Raises:
+        UserError: There is no such head: the state is of another network.
+    """
+    head_name, _ = head_of(skeleton(name, 1000))
     key = f"{head_name}.weight"
     if key not in state:
         raise UserError(
