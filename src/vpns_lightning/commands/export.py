@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from vpns_lightning.card import write_card
 from vpns_lightning.commands.parsing import parse_function
 from vpns_lightning.exporting import export
 from vpns_lightning.loading import load_run
@@ -11,6 +12,9 @@ from vpns_lightning.loading import load_run
 def write(run: str, output: str) -> None:
     """Write the network of a run, after checking that what is written answers equally.
 
+    A model card lies beside it, under the same name with .md. Zeros are stored like any weight: a
+    sparse network is as large as a dense one.
+
     Args:
         run: The run folder.
         output: net.safetensors (torchvision keys, masks folded in), net.pt2 or net.onnx (prompt,
@@ -18,7 +22,17 @@ def write(run: str, output: str) -> None:
     """
     loaded = load_run(run)
     path = export(loaded.network, output, input_size=loaded.about["input_size"])
-    print(f"{path} written, {Path(path).stat().st_size / 1e6:.1f} MB; outputs equal those of {run}")
+    written = write_card(
+        path,
+        loaded.network,
+        config=loaded.config,
+        about=loaded.about,
+        result=loaded.folder.read_result(),
+    )
+    size = Path(path).stat().st_size / 1e6
+    print(f"{path} written, {size:.1f} MB; outputs equal those of {run}; card: {written}")
+    if loaded.about["sparsity"]:
+        print("zeros are stored like any weight: the file is as large as that of a dense network")
 
 
 def run(arguments: Sequence[str]) -> None:

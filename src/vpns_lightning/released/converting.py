@@ -47,7 +47,7 @@ def masks_from(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tenso
         tie_rule="threshold",
     )
     removed = 1 - sum(int(mask.sum()) for mask in masks.values()) / total
-    if abs(removed - sparsity) > max(TOLERANCE, 1 / total):
+    if abs(removed - sparsity) > TOLERANCE + 1 / total:
         raise UserError(
             f"scores tie at the threshold of sparsity {sparsity}: {removed:.4f} of the weights "
             "would be removed. The checkpoint was not trained at that sparsity: give its own"
