@@ -1,7 +1,7 @@
 """The model card that lies beside an exported network."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,14 @@ from vpns_lightning.files import write_text
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.backbones import classifier_names, head_of, skeleton
 
-LIMITS = (
+STORED = (
     "Zeros are stored and multiplied like any other weight: the file is not smaller and the "
-    "network not faster than a dense one, unless channels were cut.",
+    "network not faster than a dense one, unless channels were cut."
+)
+PACKED = (
+    "Zeros are left out of this file; once unpacked, the network is as large and slow as before."
+)
+LIMITS = (
     "Accuracy is that of the test images above, each counted once; other images may differ.",
     "One seed: runs with other seeds scatter around these figures.",
 )
@@ -28,6 +33,7 @@ def write_card(
     config: Mapping[str, Any],
     about: Mapping[str, Any],
     result: Mapping[str, Any] | None,
+    compact: bool = False,
 ) -> Path:
     """Write the card of an exported file beside it, under its name with ``.md``; return its path.
 
@@ -37,28 +43,31 @@ def write_card(
         config: The run's config.
         about: Facts in the run's hand-off.
         result: The run's ``result.json``, or None where the run is not finished.
+        compact: The file leaves zeros out.
     """
     path = export.with_suffix(".md")
-    write_text(path, card(export, network, config=config, about=about, result=result or {}))
+    facts = _facts(network, config, about, result or {})
+    facts["size"] = f"{export.stat().st_size:,} bytes"
+    load = _load(export, network, about["input_size"], compact=compact)
+    limits = _limits(export, network, about, finished=result is not None, compact=compact)
+    write_text(path, _card(export, network, about, facts, load, limits))
     return path
 
 
-def card(
+def _card(
     export: Path,
     network: PromptedClassifier,
-    *,
-    config: Mapping[str, Any],
     about: Mapping[str, Any],
-    result: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    load: Sequence[str],
+    limits: Sequence[str],
 ) -> str:
-    """Return the text of the card; arguments are those of :func:`write_card`."""
     title = f"# {export.name}: {network.backbone_name} on {about['dataset']}"
-    facts = {**_facts(network, config, about, result), "size": f"{export.stat().st_size:,} bytes"}
     lines = [title, "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    lines += ["", "## Load", "", *_load(export, network, about["input_size"]), ""]
+    lines += ["", "## Load", "", *load, ""]
     lines += ["## Classes", "", ", ".join(map(str, about["class_names"])), "", "## Limits", ""]
-    lines += [f"- {limit}" for limit in _limits(export, network, about, result)]
+    lines += [f"- {limit}" for limit in limits]
     return "\n".join(lines) + "\n"
 
 
@@ -100,7 +109,7 @@ def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4f}"
 
 
-def _load(export: Path, network: PromptedClassifier, size: int) -> list[str]:
+def _load(export: Path, network: PromptedClassifier, size: int, *, compact: bool) -> list[str]:
     """Return a code block that loads the file without this package."""
     shown = f"images: (N, 3, {size}, {size}) in [0, 1]"
     if export.suffix == ".pt2":
@@ -116,6 +125,11 @@ def _load(export: Path, network: PromptedClassifier, size: int) -> list[str]:
             "",
             f'session = onnxruntime.InferenceSession("{export.name}")',
             f'(logits,) = session.run(["logits"], {{"images": images}})  # {shown}, float32',
+        ]
+    elif compact:
+        return [
+            "Packed: `docs/formats.md` of vpns_lightning shows how to unpack it, and "
+            f"`network.weights: {export.name}` reads it.",
         ]
     elif fits_torchvision(network):
         extra = ", aux_logits=False" if network.backbone_name in _WITH_AUXILIARY else ""
@@ -162,10 +176,12 @@ def _limits(
     export: Path,
     network: PromptedClassifier,
     about: Mapping[str, Any],
-    result: Mapping[str, Any],
+    *,
+    finished: bool,
+    compact: bool,
 ) -> list[str]:
     """Return what a user of the file must know."""
-    limits = list(LIMITS)
+    limits = [PACKED if compact else STORED, *LIMITS]
     if export.suffix == ".safetensors" and network.prompt is not None:
         side = network.prompt.canvas_size
         padded = f" on images zero-padded to {side} px" if network.pad_plain else ""
@@ -176,6 +192,6 @@ def _limits(
         )
     if about.get("imported"):
         limits.append(IMPORTED)
-    if not result:
+    if not finished:
         limits.append("The run was not finished when this was exported.")
     return limits

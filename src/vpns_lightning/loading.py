@@ -13,6 +13,9 @@ from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.sparsity import unmask_layers
 
+# what a run's hand-off says besides what its network is
+FACTS = ("stage", "sparsity", "dataset", "input_size", "class_names")
+
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Build what a config describes.
@@ -65,6 +68,9 @@ def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
     if not folder.handoff.is_file():
         raise UserError(f"no stage of {folder.path} is finished yet: run vpns fit to its end")
     about = read_about(folder.handoff)
+    lacking = [fact for fact in FACTS if fact not in about]
+    if lacking:
+        raise UserError(f"{folder.handoff} was not written by a run: it lacks {lacking[0]!r}")
     network = _build(config.get("network", {}), about, folder)
     load_network(folder.handoff, network)
     return LoadedRun(folder, network.to(pick_device(accelerator)).eval(), config, about)

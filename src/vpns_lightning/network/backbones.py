@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.sparsity import unpack
 
 
 def classifier_names() -> list[str]:
@@ -111,8 +112,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"weights file {path} does not exist")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return unpack(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError as error:
+        raise UserError(f"weights file {path}: {error}") from None
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
             f"weights file {path} is damaged or cut off: {_first_line(error)}"
