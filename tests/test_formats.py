@@ -110,6 +110,7 @@ def test_a_compact_file_is_read_as_the_page_says_and_is_small(files: Path) -> No
     assert all(torch.equal(value, plain[n]) for n, value in backbone.state_dict().items())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_graphs_are_read_as_the_page_says(tmp_path: Path, images: Tensor) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
