@@ -302,3 +302,38 @@ def test_an_onnx_that_could_not_be_checked_is_refused(
     )
     with pytest.raises(UserError, match=r'onnxruntime.*pip install "vpns-lightning\[export\]"'):
         export(finished(), tmp_path / "net.onnx")
+
+
+def lively(backbone: str) -> PromptedClassifier:
+    """Return a masked and prompted torchvision network whose logits neither vanish nor explode."""
+    network = finished(PadPrompt(32, 4), backbone=backbone, source=9, sparsity=0.8)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for module in network.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_var.uniform_(0.5, 2, generator=draw)
+                module.running_mean.normal_(0, 0.1, generator=draw)
+        for _, layer in masked_layers(network.backbone):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=draw)
+            layer.weight.mul_(0.2**-0.5)
+    return network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
+@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+def test_graphs_of_the_paper_s_backbones_answer_for_any_batch(
+    suffix: str, backbone: str, tmp_path: Path
+) -> None:
+    skip_without_packages(suffix)
+    network = lively(backbone)
+    answer = READERS[suffix](export(network, tmp_path / f"net{suffix}", input_size=32))
+    for count in (1, 2, 5):
+        batch = images(32, count)
+        with torch.no_grad():
+            expected = network(batch)
+            logits = answer(batch)
+        assert float(expected.std()) > 0.01
+        scale = max(1.0, float(expected.abs().max()))
+        assert float((logits - expected).abs().max()) < 1e-4 * scale
+        assert torch.equal(logits.argmax(1), expected.argmax(1))

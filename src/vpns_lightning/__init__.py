@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from vpns_lightning.errors import UserError
     from vpns_lightning.exporting import export
+    from vpns_lightning.loading import load
     from vpns_lightning.network import (
         ExpansivePrompt,
         FixPrompt,
@@ -113,6 +114,7 @@ _HOMES = {
     ),
     "stages": ("MaskFinding", "SubnetworkTuning", "PromptTuning"),
     "pipeline": ("fit_stages",),
+    "loading": ("load",),
     "exporting": ("export",),
     "errors": ("UserError",),
 }
@@ -166,6 +168,7 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
     "SubnetworkTuning",
     "PromptTuning",
     "fit_stages",
+    "load",
     "export",
     "UserError",
 ]

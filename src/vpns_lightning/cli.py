@@ -13,6 +13,8 @@ COMMANDS = {
     "test": ("test", "measure the accuracy of a finished run"),
     "predict": ("predict", "classify a folder of images with a finished run, into a CSV file"),
     "export": ("export", "write a finished run's network as .safetensors, .pt2 or .onnx"),
+    "bench": ("bench", "measure what a run's pruning saves against the dense network"),
+    "import": ("importing", "make a run folder of a checkpoint of the authors' released code"),
     "data": ("data", "check a data set: layout, counts and a sample of images"),
 }
 EXAMPLES = """\

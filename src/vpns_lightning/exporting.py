@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,15 @@ from vpns_lightning.errors import UserError, nearest
 from vpns_lightning.files import whole_file
 from vpns_lightning.network import ExpansivePrompt, PromptedClassifier
 from vpns_lightning.network.backbones import build_backbone, classifier_names
-from vpns_lightning.sparsity import get_masks, masked_layers, sparsity_report, unbake, unmask_layers
+from vpns_lightning.sparsity import (
+    get_masks,
+    masked_layers,
+    pack,
+    sparsity_report,
+    unbake,
+    unmask_layers,
+    unpack,
+)
 
 BATCHES = (1, 2, 5)
 TOLERANCE = 1e-4  # of the largest logit
@@ -37,7 +46,13 @@ class _Exported(NamedTuple):
 _Writer = Callable[[PromptedClassifier, Tensor, dict[str, str], Path], _Exported]
 
 
-def export(network: PromptedClassifier, path: str | Path, *, input_size: int | None = None) -> Path:
+def export(
+    network: PromptedClassifier,
+    path: str | Path,
+    *,
+    input_size: int | None = None,
+    compact: bool = False,
+) -> Path:
     """Write a finished network as ``.safetensors``, ``.pt2`` or ``.onnx``; return its path.
 
     ``.safetensors`` is the backbone alone under torchvision's keys, zeros in place and the head in
@@ -48,13 +63,15 @@ def export(network: PromptedClassifier, path: str | Path, *, input_size: int | N
     deviation, sparsity and more are in the metadata.
 
     What is read back must answer as the masked network does, or no file appears. Zeros are stored
-    like any weight: the file is neither smaller nor faster than a dense one.
+    like any weight: the file is neither smaller nor faster than a dense one, unless ``compact``
+    leaves them out; ``docs/formats.md`` shows how each format is read.
 
     Args:
         network: A network without scores, its label mapping fitted; left as it is.
         path: The file to write or replace.
         input_size: Side i of the images, px. Where None: an ExpansivePrompt's ``image_size``, any
             other prompt's ``canvas_size``, 224 without a prompt.
+        compact: Store the weights kept and a bit for every place; ``.safetensors`` only.
 
     Raises:
         UserError: The suffix is unknown, a package is missing, the network is not finished or
@@ -62,7 +79,7 @@ def export(network: PromptedClassifier, path: str | Path, *, input_size: int | N
         RuntimeError: The file would answer otherwise than the network.
     """
     path = Path(path)
-    write = _writer_of(path)
+    write = _writer_of(path, compact=compact)
     _check_finished(network)
     size = _input_size_of(network, input_size)
     with torch.no_grad(), whole_file(path) as temporary:
@@ -90,7 +107,7 @@ def _write_checked(network: PromptedClassifier, write: _Writer, size: int, file:
     _check_zeros(masks, exported.tensors)
 
 
-def _writer_of(path: Path) -> _Writer:
+def _writer_of(path: Path, *, compact: bool) -> _Writer:
     if path.suffix not in FORMATS:
         raise UserError(
             f"a network is exported as one of {', '.join(FORMATS)}, got {path.name!r}"
@@ -102,7 +119,9 @@ def _writer_of(path: Path) -> _Writer:
             f"{path.suffix} needs {', '.join(missing)} to be written and checked: "
             'pip install "vpns-lightning[export]", or export as .pt2'
         )
-    return FORMATS[path.suffix]
+    if compact and path.suffix != ".safetensors":
+        raise UserError(f"only a .safetensors file can be compact, got {path.name!r}")
+    return _write_compact if compact else FORMATS[path.suffix]
 
 
 def _check_finished(network: PromptedClassifier) -> None:
@@ -161,7 +180,12 @@ def _refusing(problem: str) -> Iterator[None]:
 
 
 def _write_safetensors(
-    network: PromptedClassifier, images: Tensor, facts: dict[str, str], file: Path
+    network: PromptedClassifier,
+    images: Tensor,
+    facts: dict[str, str],
+    file: Path,
+    *,
+    compact: bool = False,
 ) -> _Exported:
     state = {k: v.clone() for k, v in network.backbone.state_dict().items()}  # some may be shared
     plain = deepcopy(network.backbone)
@@ -171,11 +195,15 @@ def _write_safetensors(
     for name, value in plain.state_dict().items():
         if name not in state and name.endswith(".bias"):  # by drop_conv_bias; loading is strict
             state[name] = torch.zeros_like(value)
-    save_file(state, file, metadata={"format": "pt", **facts})
-    stored = load_file(file)
+    layout = {"format": "pt", "layout": "compact" if compact else "plain"}
+    save_file(pack(state) if compact else state, file, metadata=layout | facts)
+    stored = unpack(load_file(file))
     plain.load_state_dict(stored)
     network.backbone = plain.eval()
     return _Exported(network.source_logits, list(stored.values()))
+
+
+_write_compact = partial(_write_safetensors, compact=True)
 
 
 def _trace(network: PromptedClassifier, images: Tensor) -> ExportedProgram:
@@ -247,4 +275,7 @@ def _zeros_by_size(tensors: Iterable[Tensor]) -> Counter[int]:
 
 FORMATS = {".safetensors": _write_safetensors, ".pt2": _write_pt2, ".onnx": _write_onnx}
 _NOT_WRITTEN = "nothing was written: try another format and please report it with the config"
-_BACKBONE_ONLY = (_write_safetensors,)  # no mapping in the file, so the head's rows follow it
+_BACKBONE_ONLY = (
+    _write_safetensors,
+    _write_compact,
+)  # no mapping in the file, so the head's rows follow it

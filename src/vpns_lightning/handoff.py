@@ -16,6 +16,8 @@ from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import get_masks, names_hash, tensors_hash
 
 SCHEMA = 1
+# what every file written here says of its network
+FACTS = ("backbone", "weights", "num_classes", "source_classes", "version", "schema")
 
 
 def save_network(path: Path, network: PromptedClassifier, about: dict[str, Any]) -> None:
@@ -71,15 +73,20 @@ def read_about(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["vpns"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if about["schema"] > SCHEMA:
+            raise UserError(
+                f"{path} was written by vpns_lightning {about['version']}, newer than "
+                f"{__version__}: upgrade to read it"
+            )
+        lacking = [fact for fact in FACTS if fact not in about]
+    except UserError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        lacking = [str(error)]
+    if lacking:
         raise UserError(
-            f"{path} is damaged or was not written by vpns_lightning ({error}): delete it to "
-            "repeat that stage"
-        ) from None
-    if about["schema"] > SCHEMA:
-        raise UserError(
-            f"{path} was written by vpns_lightning {about['version']}, newer than {__version__}: "
-            "upgrade to read it"
+            f"{path} is damaged or was not written by vpns_lightning ({', '.join(lacking)}): "
+            "delete it to repeat that stage"
         )
     return about
 

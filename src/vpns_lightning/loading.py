@@ -11,6 +11,10 @@ from vpns_lightning.errors import UserError
 from vpns_lightning.handoff import load_network, read_about
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.sparsity import unmask_layers
+
+# what a run's hand-off says besides what its network is
+FACTS = ("stage", "sparsity", "dataset", "input_size", "class_names")
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -64,9 +68,45 @@ def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
     if not folder.handoff.is_file():
         raise UserError(f"no stage of {folder.path} is finished yet: run vpns fit to its end")
     about = read_about(folder.handoff)
+    lacking = [fact for fact in FACTS if fact not in about]
+    if lacking:
+        raise UserError(f"{folder.handoff} was not written by a run: it lacks {lacking[0]!r}")
     network = _build(config.get("network", {}), about, folder)
     load_network(folder.handoff, network)
     return LoadedRun(folder, network.to(pick_device(accelerator)).eval(), config, about)
+
+
+def load(run: str | Path, *, accelerator: str = "cpu") -> PromptedClassifier:
+    """Return the network of a finished run, ready to answer: images in [0, 1] to logits.
+
+    Prompt, normalisation, masks and label mapping are inside, and it is in eval mode. Images are
+    of ``data.input_size`` px.
+
+    Args:
+        run: The run folder.
+        accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
+
+    Raises:
+        UserError: It is no run folder, was not started by ``vpns fit``, or no stage is finished.
+    """
+    return load_run(run, accelerator=accelerator).network
+
+
+def dense_twin(loaded: LoadedRun) -> PromptedClassifier:
+    """Return the network of a run as it is without masks and cuts, in eval mode on the CPU.
+
+    Prompt, classes and label mapping are the run's; weights are random, which costs as much.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        twin = _build(loaded.config.get("network", {}), loaded.about, loaded.folder)
+    mapping = loaded.network.mapping
+    twin.mapping.sequence.copy_(mapping.sequence)
+    twin.mapping.fitted.fill_(True)
+    if mapping.sliced:
+        twin._slice_head()
+    unmask_layers(twin.backbone)
+    return twin.eval()
 
 
 def _build(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.sparsity import unpack
 
 
 def classifier_names() -> list[str]:
@@ -53,19 +54,23 @@ def build_backbone(name: str, weights: str | None, num_classes: int) -> nn.Modul
         UserError: The name or the weights are unknown, or the file is of another network; the
             first differing key is named.
     """
+    _check_name(name)
+    if weights is None:
+        return _without_auxiliary(_construct(name, num_classes))
+    state = load_weights(name, weights)
+    classes = classes_in(name, state, weights)
+    backbone = _construct(name, classes)
+    _check_same_keys(backbone.state_dict(), state, name, weights)
+    backbone.load_state_dict(state)
+    return _without_auxiliary(backbone)
+
+
+def _check_name(name: str) -> None:
     if name not in classifier_names():
         raise UserError(
             f"backbone {name!r} is no torchvision classifier{nearest(name, classifier_names())}; "
             "see torchvision.models.list_models()"
         )
-    if weights is None:
-        return _without_auxiliary(_construct(name, num_classes))
-    state = load_weights(name, weights)
-    classes = _classes_in(name, state, weights)
-    backbone = _construct(name, classes)
-    _check_same_keys(backbone.state_dict(), state, name, weights)
-    backbone.load_state_dict(state)
-    return _without_auxiliary(backbone)
 
 
 def load_weights(name: str, weights: str) -> dict[str, Tensor]:
@@ -107,8 +112,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise UserError(f"weights file {path} does not exist")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return unpack(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError as error:
+        raise UserError(f"weights file {path}: {error}") from None
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise UserError(
             f"weights file {path} is damaged or cut off: {_first_line(error)}"
@@ -130,12 +137,33 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _classes_in(name: str, state: dict[str, Tensor], weights: str) -> int:
+def skeleton(name: str, num_classes: int) -> nn.Module:
+    """Return a torchvision classifier whose tensors have shapes, but mostly no storage.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    _check_name(name)
     try:
         with torch.device("meta"):
-            head_name, _ = head_of(_construct(name, 1000))
+            return _construct(name, num_classes)
     except NotImplementedError:  # RegNets compute on their weights while they are built
-        head_name, _ = head_of(_construct(name, 1000))
+        with torch.random.fork_rng(devices=[]):
+            return _construct(name, num_classes)
+
+
+def classes_in(name: str, state: dict[str, Tensor], weights: str) -> int:
+    """Return how many classes the head in a state dict has.
+
+    Args:
+        name: A torchvision classifier.
+        state: Its state dict.
+        weights: Where that came from, for the message.
+
+    Raises:
+        UserError: There is no such head: the state is of another network.
+    """
+    head_name, _ = head_of(skeleton(name, 1000))
     key = f"{head_name}.weight"
     if key not in state:
         raise UserError(

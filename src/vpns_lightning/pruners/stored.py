@@ -97,12 +97,21 @@ class Stored(Pruner):
             with safe_open(self.path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
                 about = json.loads((file.metadata() or {}).get("vpns", "{}"))
+            if not isinstance(about, dict):
+                raise ValueError("its facts are no mapping")
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(
                 f"cannot read masks from {str(self.path)!r} ({error}): give the masks.safetensors "
                 "of a finished run"
             ) from None
-        if not _under("mask.", tensors):
+        masks = _under("mask.", tensors)
+        strange = [name for name, mask in masks.items() if mask.dtype != torch.bool]
+        if strange:
+            raise UserError(
+                f"{self.path}: the mask of layer {strange[0]!r} is {masks[strange[0]].dtype}, not "
+                "bool: give the masks.safetensors of a finished run"
+            )
+        if not sum(mask.numel() for mask in masks.values()):
             raise UserError(
                 f"{self.path} holds no masks: give the masks.safetensors of a finished run, not "
                 "its hand-off"

@@ -19,6 +19,7 @@ from vpns_lightning.sparsity.masks import (
     sparsity_report,
     tensors_hash,
 )
+from vpns_lightning.sparsity.packing import pack, unpack
 from vpns_lightning.sparsity.straight_through import Masked, MaskedGradient, StraightThrough
 from vpns_lightning.sparsity.topk import (
     Scope,
@@ -52,6 +53,7 @@ __all__ = [
     "mask_layers",
     "masked_layers",
     "names_hash",
+    "pack",
     "prune_count",
     "replace_module",
     "select",
@@ -60,4 +62,5 @@ __all__ = [
     "tensors_hash",
     "unbake",
     "unmask_layers",
+    "unpack",
 ]

@@ -1,0 +1,76 @@
+"""Seconds of two networks side by side: interleaved rounds, so that a busy machine slows both."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+MIN_ROUNDS = 5
+
+
+class Rounds(NamedTuple):
+    """Seconds of every timed call, round by round.
+
+    Attributes:
+        dense: Of the dense network.
+        pruned: Of the pruned network, in the same rounds.
+    """
+
+    dense: list[float]
+    pruned: list[float]
+
+    def medians(self) -> tuple[float, float]:
+        """Return the median seconds of the dense and of the pruned network."""
+        return statistics.median(self.dense), statistics.median(self.pruned)
+
+    def speedup(self) -> float:
+        """Return how many times faster the pruned network is: the ratio of the medians."""
+        dense, pruned = self.medians()
+        return dense / pruned
+
+    def spread(self) -> tuple[float, float]:
+        """Return the lower and upper quartile of the speed-up over the rounds."""
+        ratios = [dense / pruned for dense, pruned in zip(self.dense, self.pruned, strict=True)]
+        lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive")
+        return lower, upper
+
+
+def interleave(
+    dense: Callable[[], object],
+    pruned: Callable[[], object],
+    *,
+    warmup: int,
+    rounds: int,
+    seconds: float,
+    wait: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Rounds:
+    """Call both in turn, the other one first in every second round.
+
+    Args:
+        dense: Answers one batch with the dense network.
+        pruned: Answers the same batch with the pruned network.
+        warmup: Calls of each before the clock counts; fewer once a quarter of ``seconds`` is spent.
+        rounds: Timed calls of each.
+        seconds: No further round begins after this time, but five are always taken.
+        wait: Returns once the device has finished what it was given.
+        clock: Seconds since some moment.
+    """
+    begin = clock()
+    for turn in range(warmup):
+        if turn and clock() - begin > seconds / 4:
+            break
+        dense()
+        pruned()
+    wait()
+    times: tuple[list[float], list[float]] = ([], [])
+    begin = clock()
+    for turn in range(max(rounds, MIN_ROUNDS)):
+        if turn >= MIN_ROUNDS and clock() - begin > seconds:
+            break
+        for side in (0, 1) if turn % 2 == 0 else (1, 0):
+            start = clock()
+            (dense, pruned)[side]()
+            wait()
+            times[side].append(clock() - start)
+    return Rounds(*times)

@@ -1,0 +1,166 @@
+"""``vpns import``: a run folder from a checkpoint of the authors' released code."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.data import ImageData
+from vpns_lightning.errors import UserError
+from vpns_lightning.evaluation import evaluate
+from vpns_lightning.handoff import load_network, save_masks, save_network
+from vpns_lightning.loading import instantiate, pick_device
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.backbones import file_sha256
+from vpns_lightning.pruners import Hydra
+from vpns_lightning.released import (
+    PromptKind,
+    Released,
+    network_arguments,
+    network_from,
+    read_released,
+)
+from vpns_lightning.results import TOTALS, collect
+from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.sparsity import check_sparsity, sparsity_report
+from vpns_lightning.stages import MaskFinding
+
+STAGE = "imported"
+
+
+def import_parser() -> ArgumentParser:
+    """Return the parser of ``vpns import``."""
+    parser = ArgumentParser(
+        prog="vpns import",
+        description=(
+            "Make a run folder of a checkpoint of the authors' released code, for vpns test, "
+            "predict, export and bench. Masks come from the scores at --sparsity, because the "
+            "file does not store them. Where the data set is at hand, accuracy is measured with "
+            "the prompt and without; the released code reports the latter."
+        ),
+        exit_on_error=False,
+    )
+    parser.add_argument("--checkpoint", type=str, required=True, help="best.pth")
+    parser.add_argument(
+        "--backbone", type=str, required=True, help="resnet18, resnet50, vgg16, ..."
+    )
+    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
+    parser.add_argument("--sparsity", type=float, required=True, help="fraction of weights removed")
+    parser.add_argument("--output", type=str, required=True, help="the run folder to make")
+    parser.add_argument(
+        "--prompt",
+        type=str,
+        default="auto",
+        choices=get_args(PromptKind),
+        help="pad or fix, for a prompt that covers the whole image; else its mask says it",
+    )
+    parser.add_argument("--accelerator", type=str, default="auto", help="cpu, cuda or auto")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run ``vpns import``.
+
+    Raises:
+        UserError: The checkpoint, or what is said about it, is wrong; nothing is written then.
+    """
+    parser = import_parser()
+    config = parse(parser, import_plugins(arguments))
+    check_sparsity(config.sparsity)
+    device = pick_device(config.accelerator)
+    folder = RunFolder(config.output)
+    if folder.config.exists() or folder.handoff.exists():
+        raise UserError(f"{folder.path} holds a run already: choose another --output")
+    released = read_released(config.checkpoint)
+    data: ImageData = instantiate(parser, config).data
+    described = network_arguments(released, config.backbone, data.num_classes, config.prompt)
+    network = network_from(released, described, config.sparsity)
+    if network.prompt is not None:
+        network.prompt.check_input_size(data.input_size)
+    about = _about(released, network, data)
+    with folder.locked():
+        folder.keep_config(
+            {
+                "imported": {
+                    "checkpoint": str(released.path.absolute()),
+                    "sha256": file_sha256(released.path),
+                    "sparsity": config.sparsity,
+                },
+                "network": described,
+                "data": _plain(parser, config)["data"],
+            }
+        )
+        result = _collect(network.to(device), data, config.sparsity, about)
+        result["command"] = shlex.join(["vpns", "import", *arguments])
+        save_network(folder.handoff, network.cpu(), about)
+        load_network(folder.handoff, network)
+        save_masks(folder.masks, network, {**about, "method": result["method"]})
+        folder.write_result(result)
+    _say(folder, result)
+
+
+def _plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
+    return record
+
+
+def _at_hand(data: ImageData) -> bool:
+    return not data.layout.missing(data.root)
+
+
+def _about(released: Released, network: PromptedClassifier, data: ImageData) -> dict[str, Any]:
+    """Return the facts that go into the hand-off."""
+    names = data.class_names if _at_hand(data) else map(str, range(data.num_classes))
+    return {
+        "stage": STAGE,
+        "imported": True,
+        "checkpoint": released.path.name,
+        "last_epoch": released.epoch,
+        "seed": None,
+        "dataset": data.name,
+        "input_size": data.input_size,
+        "class_names": list(names),
+        "sparsity": sparsity_report(network.backbone).sparsity,
+        "stages": {},
+    }
+
+
+def _collect(
+    network: PromptedClassifier, data: ImageData, sparsity: float, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the content of ``result.json``; what the checkpoint does not say is None."""
+    accuracy: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_accuracy_plain"))
+    accuracy["test_images"] = 0
+    if _at_hand(data):
+        data.prepare_data()
+        accuracy = evaluate(network, data)
+    find = MaskFinding(network, Hydra(tie_rule="threshold"), sparsity=sparsity)
+    facts = {**about, "stages": {STAGE: {"accuracy": accuracy}}}
+    unknown: dict[str, Any] = dict.fromkeys(TOTALS)
+    return {
+        **collect(network, data, find, facts, ()),
+        **unknown,
+        "imported": True,
+        "checkpoint": about["checkpoint"],
+    }
+
+
+def _say(folder: RunFolder, result: dict[str, Any]) -> None:
+    print(
+        f"{folder.path}: {result['method']}, {result['backbone']} on {result['dataset']}, sparsity "
+        f"{result['sparsity']:.6f} ({result['weights_kept']:,} of {result['weights_prunable']:,} "
+        "weights kept)"
+    )
+    if result["test_accuracy"] is None:
+        print(
+            "the data set is not there, so no accuracy was measured and classes are numbers: "
+            f"vpns test --run {folder.path} --root FOLDER measures"
+        )
+    else:
+        print(
+            f"test accuracy {result['test_accuracy']:.4f} with the prompt, "
+            f"{result['test_accuracy_plain']:.4f} without"
+        )

@@ -1,0 +1,150 @@
+"""A run folder alone gives a ready network: in Python, through torch.hub, and with its card."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vpns_lightning as vpns
+from test_cli import refusal
+from toy_folder import SIDE, finished_network, write_folder
+from vpns_lightning import cli
+from vpns_lightning.card import fits_torchvision
+from vpns_lightning.network import IdentityMapping, PromptedClassifier
+
+ROOT = Path(__file__).parents[1]
+RESULT = {
+    "method": "VPNs",
+    "test_accuracy": 0.8125,
+    "test_accuracy_plain": 0.625,
+    "test_images": 360,
+    "versions": {"vpns_lightning": "0.1.0", "torch": "2.15.0"},
+    "command": "vpns fit --config some.yaml",
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> PromptedClassifier:
+    return finished_network()
+
+
+@pytest.fixture(scope="module")
+def run(network: PromptedClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("loading") / "run", network, **RESULT)
+
+
+@torch.no_grad()
+def test_a_loaded_network_is_ready_to_answer(run: Path, network: PromptedClassifier) -> None:
+    loaded = vpns.load(run)
+    assert not any(module.training for module in loaded.modules())
+    batch = torch.rand(3, 3, SIDE, SIDE)
+    assert torch.equal(loaded(batch), network(batch))
+    assert torch.equal(loaded(batch, prompted=False), network(batch, prompted=False))
+
+
+@torch.no_grad()
+def test_torch_hub_gives_the_same_network(run: Path, network: PromptedClassifier) -> None:
+    loaded = torch.hub.load(str(ROOT), "run", str(run), source="local")
+    batch = torch.rand(2, 3, SIDE, SIDE)
+    assert torch.equal(loaded(batch), network(batch))
+
+
+def test_a_folder_without_a_hand_off_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    with pytest.raises(vpns.UserError, match=r"no stage of .* is finished yet"):
+        vpns.load(tmp_path)
+
+
+def card_of(run: Path, output: Path, *options: str) -> str:
+    cli.main(["export", "--run", str(run), "--output", str(output), *options])
+    return output.with_suffix(".md").read_text()
+
+
+def test_a_card_tells_where_a_network_comes_from(run: Path, tmp_path: Path) -> None:
+    card = card_of(run, tmp_path / "net.safetensors")
+    facts = dict(re.findall(r"^\| ([^|]+) \| (.+) \|$", card, flags=re.M))
+    assert facts["method"] == "VPNs"
+    assert facts["data"] == f"Digits, 10 classes, {SIDE} px"
+    assert facts["sparsity asked"] == "0.9000"
+    assert float(facts["sparsity measured"]) == pytest.approx(0.9, abs=1e-3)
+    assert (facts["accuracy with the prompt"], facts["accuracy without"]) == ("0.8125", "0.6250")
+    assert facts["command"] == "`vpns fit --config some.yaml`"
+    assert facts["versions"] == "vpns_lightning 0.1.0, torch 2.15.0"
+    assert facts["seed"] == "7"
+    size = (tmp_path / "net.safetensors").stat().st_size
+    assert facts["size"] == f"{size:,} bytes"
+    assert "The prompt is not in this file" in card
+    assert "Zeros are stored" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "prompted"),
+    [("net.safetensors", False), pytest.param("net.pt2", True, marks=pytest.mark.slow)],
+)
+@torch.no_grad()
+def test_the_code_on_a_card_runs(
+    name: str,
+    prompted: bool,
+    run: Path,
+    network: PromptedClassifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"images": torch.rand(2, 3, SIDE, SIDE)}
+    (code,) = re.findall(r"```python\n(.*?)```", card_of(run, Path(name)), flags=re.S)
+    exec(code, names)
+    expected = network(names["images"], prompted=prompted)
+    torch.testing.assert_close(names["logits"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_compact_export_says_so(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = card_of(run, tmp_path / "net.safetensors", "--compact", "true")
+    assert "Zeros are left out" in card
+    assert "zeros are stored" not in capsys.readouterr().out
+    card_of(run, tmp_path / "plain.safetensors")
+    assert "as large as that of a dense network" in capsys.readouterr().out
+    small, plain = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("net", "plain"))
+    assert small < 0.16 * plain
+    assert len(load_file(tmp_path / "net.safetensors")) > len(
+        load_file(tmp_path / "plain.safetensors")
+    )
+    assert "can be compact" in refusal(
+        capsys, "export", f"--run={run}", f"--output={tmp_path / 'net.onnx'}", "--compact=true"
+    )
+
+
+def test_a_run_that_is_not_finished_says_so_on_its_card(
+    network: PromptedClassifier, tmp_path: Path
+) -> None:
+    run = write_folder(tmp_path / "run", network)
+    card = card_of(run, tmp_path / "net.safetensors")
+    assert "| method | not finished: after stage tune |" in card
+    assert "| accuracy with the prompt | 0.7500 |" in card
+    assert "The run was not finished" in card
+    assert not (run / "result.json").exists()
+
+
+def test_a_backbone_with_fewer_channels_is_not_torchvision_s() -> None:
+    network = PromptedClassifier("squeezenet1_1", 10, mapping=IdentityMapping())
+    assert fits_torchvision(network)
+    first = network.backbone.features[0]
+    first.weight = torch.nn.Parameter(first.weight[:60])
+    assert not fits_torchvision(network)
+    network.backbone_name = "Sequential"
+    assert not fits_torchvision(network)
+
+
+def test_the_first_stages_facts_are_checked_before_the_network_is_built(
+    run: Path, tmp_path: Path, network: PromptedClassifier
+) -> None:
+    from vpns_lightning.handoff import save_network
+
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    save_network(tmp_path / "handoff.safetensors", network, {"stage": "tune", "sparsity": 0.9})
+    with pytest.raises(vpns.UserError, match="lacks 'dataset'"):
+        vpns.load(tmp_path)
