@@ -13,6 +13,7 @@ COMMANDS = {
     "test": ("test", "measure the accuracy of a finished run"),
     "predict": ("predict", "classify a folder of images with a finished run, into a CSV file"),
     "export": ("export", "write a finished run's network as .safetensors, .pt2 or .onnx"),
+    "report": ("report", "draw figures, tables and a page from finished runs"),
     "data": ("data", "check a data set: layout, counts and a sample of images"),
 }
 EXAMPLES = """\

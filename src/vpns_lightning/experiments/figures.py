@@ -1,0 +1,215 @@
+"""Figures as PNG and SVG: a fixed colour and marker for each method, bands, the dense line."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vpns_lightning.experiments.exhibits import Curve, Exhibit, Panel
+from vpns_lightning.files import whole_file
+
+
+class Style(NamedTuple):
+    """How a method looks.
+
+    Attributes:
+        color: On white.
+        dark: On a dark page.
+        marker: Matplotlib's sign.
+        dashed: Dashed for what is not prompted but has a prompted twin of the same colour.
+    """
+
+    color: str
+    dark: str
+    marker: str
+    dashed: bool = False
+
+
+# told apart by people with any kind of colour vision; markers tell them apart in print
+STYLES = {
+    "VPNs": Style("#0072b2", "#56b4e9", "o"),
+    "HYDRA": Style("#d55e00", "#f28e4b", "s"),
+    "OMP": Style("#b07a00", "#f0b93a", "^"),
+    "Random": Style("#6b6b6b", "#b4b4b4", "X"),
+    "LTH": Style("#009e73", "#3cc79f", "D"),
+    "SNIP": Style("#882255", "#d17aa6", "v"),
+    "GraSP": Style("#7f7f1e", "#c9c95a", "P"),
+    "SynFlow": Style("#332288", "#9a8ee8", "<"),
+    "BiP": Style("#c05a94", "#eb9fc8", ">"),
+    "GMP": Style("#44808a", "#7fc4d0", "h"),
+    "RigL": Style("#661100", "#d98a78", "p"),
+    "Wanda": Style("#3b6fb5", "#8db4ea", "*"),
+    "Slim": Style("#009e73", "#3cc79f", "D"),
+    "DepGraph": Style("#b07a00", "#f0b93a", "^"),
+    "Dense": Style("#222222", "#e6e6e6", ""),
+}
+SPARE = (
+    Style("#aa4466", "#e08aa6", "d"),
+    Style("#117733", "#62b97f", "8"),
+    Style("#4477aa", "#86b0dc", "H"),
+    Style("#7a5c00", "#cdb35a", "1"),
+    Style("#5a3e8e", "#b29ae0", "2"),
+)
+
+
+def style_of(label: str) -> Style:
+    """Return the look of a method; a variant looks like its method, dashed."""
+    if label in STYLES:
+        return STYLES[label]
+    inner = label.removeprefix("VPNs w. ")
+    name = next((name for name in sorted(STYLES, key=len, reverse=True) if name in inner), None)
+    if name is not None:
+        return STYLES[name]._replace(dashed=True)
+    return SPARE[sum(map(ord, label)) % len(SPARE)]
+
+
+def styles_of(labels: Sequence[str]) -> dict[str, Style]:
+    """Return a look for each label, no two alike where that can be helped."""
+    styles: dict[str, Style] = {}
+    for label in labels:
+        style = style_of(label)
+        taken = {(s.color, s.dashed) for s in styles.values()}
+        spare = (s for s in SPARE if (s.color, s.dashed) not in taken)
+        styles[label] = next(spare, style) if (style.color, style.dashed) in taken else style
+    return styles
+
+
+def draw(exhibit: Exhibit, folder: Path) -> list[Path]:
+    """Write a figure as PNG and SVG.
+
+    Returns:
+        The files.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # reports are made where there is no display
+    # text stays text, and the same figure gives the same file
+    mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": exhibit.definition.id}
+    from matplotlib import pyplot as plt
+
+    panels = exhibit.panels
+    columns = min(len(panels), 4 if len(panels) > 6 else 3)
+    lines = math.ceil(len(panels) / columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(4.6 * columns, 3.4 * lines + 0.9), squeeze=False, dpi=120
+    )
+    labels = list(dict.fromkeys(c.label for p in panels for c in (*p.dense, *p.curves)))
+    styles = styles_of(labels)
+    for place, panel in zip(axes.flat, panels, strict=False):
+        _draw_panel(place, panel, styles)
+    for place in axes.flat[len(panels) :]:
+        place.set_axis_off()
+    _legend(figure, styles, {curve.label for panel in panels for curve in panel.dense})
+    figure.suptitle(exhibit.definition.title, fontsize=11)
+    figure.text(0.008, 0.006, _caption(exhibit), fontsize=6.5, color="#555555", va="bottom")
+    figure.tight_layout(rect=(0, 0.03, 1, 1 - 0.62 / figure.get_figheight()), h_pad=1.6)
+    files = []
+    for suffix in ("png", "svg"):
+        path = folder / f"{exhibit.definition.id}.{suffix}"
+        with whole_file(path) as temporary:
+            metadata = {"Date": None} if suffix == "svg" else None
+            figure.savefig(temporary, format=suffix, metadata=metadata)
+        files.append(path)
+    plt.close(figure)
+    return files
+
+
+def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
+    names = [level for level in panel.levels if isinstance(level, str)]
+    for curve in panel.dense:
+        for point in curve.points:
+            axes.axhline(point.mean, color=styles[curve.label].color, linewidth=1.2, linestyle="--")
+            if point.std:
+                axes.axhspan(point.mean - point.std, point.mean + point.std, color="k", alpha=0.06)
+    for curve in panel.curves:
+        _draw_curve(axes, curve, panel, styles[curve.label], names)
+    axes.set_title(panel.title, fontsize=9)
+    axes.set_xlabel(panel.axis.label, fontsize=8.5)
+    axes.set_ylabel(panel.measure.label, fontsize=8.5)
+    axes.tick_params(labelsize=8)
+    if names:
+        axes.set_xticks(range(len(names)), names)
+    elif not any(curve.points for curve in (*panel.curves, *panel.dense)):
+        axes.set(xticks=[], yticks=[])
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if panel.refused:
+        axes.text(
+            0.02,
+            0.02,
+            f"{len(panel.refused)} refused: mixed runs",
+            transform=axes.transAxes,
+            fontsize=7,
+            color="#b00020",
+        )
+
+
+def _draw_curve(axes: Any, curve: Curve, panel: Panel, style: Style, names: Sequence[str]) -> None:
+    """Draw a curve, broken where a level has no run; hollow where a seed is missing."""
+    look = {"color": style.color, "linewidth": 1.6, "linestyle": "--" if style.dashed else "-"}
+    full = max((len(point.seeds) for c in panel.curves for point in c.points), default=0)
+    for part in unbroken(curve, panel.levels):
+        xs = [names.index(p.x) if isinstance(p.x, str) else p.x for p in part]
+        means = [p.mean for p in part]
+        axes.plot(xs, means, **look)
+        low = [p.mean - (p.std or 0) for p in part]
+        high = [p.mean + (p.std or 0) for p in part]
+        axes.fill_between(xs, low, high, color=style.color, alpha=0.15, linewidth=0)
+        for x, point in zip(xs, part, strict=True):
+            fill = style.color if len(point.seeds) == full else "white"
+            axes.plot(
+                x,
+                point.mean,
+                style.marker or "o",
+                color=style.color,
+                markerfacecolor=fill,
+                markersize=5,
+                markeredgewidth=1,
+            )
+            if point.std and len(part) == 1:
+                axes.errorbar(x, point.mean, point.std, color=style.color, linewidth=1, capsize=2)
+
+
+def unbroken(curve: Curve, levels: Sequence[Any]) -> list[list[Any]]:
+    """Return the runs of neighbouring levels of a curve: where one is missing, it breaks."""
+    points = {point.level: point for point in curve.points}
+    parts: list[list[Any]] = [[]]
+    for level in levels:
+        if level in points:
+            parts[-1].append(points[level])
+        else:
+            parts.append([])
+    return [part for part in parts if part]
+
+
+def _legend(figure: Any, styles: dict[str, Style], dense: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            label=label,
+            color=style.color,
+            markersize=5,
+            marker="" if label in dense else style.marker,
+            linestyle="--" if style.dashed or label in dense else "-",
+        )
+        for label, style in styles.items()
+    ]
+    figure.legend(
+        handles=handles,
+        loc="upper center",
+        frameon=False,
+        fontsize=8,
+        bbox_to_anchor=(0.5, 1 - 0.3 / figure.get_figheight()),
+        ncols=min(len(handles), 5),
+    )
+
+
+def _caption(exhibit: Exhibit) -> str:
+    counts = {len(p.seeds) for panel in exhibit.panels for c in panel.curves for p in c.points}
+    seeds = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
+    missing = sum(len(panel.missing) for panel in exhibit.panels)
+    gap = f"; {missing} places lack runs (hollow, or a gap)" if missing else ""
+    return f"Mean and standard deviation over {seeds} seed{'' if seeds == '1' else 's'}{gap}"
