@@ -2,8 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from vpns_lightning.experiments.measures import (
+    ACCURACY,
+    CHANNELS,
+    INPUT_SIZE,
+    KIND,
+    PAD_SIZE,
+    SPARSITY,
+    Axis,
+    Measure,
+    before_prompt,
+    per,
+    saving,
+)
 from vpns_lightning.experiments.results_table import Run
 
 Choose: TypeAlias = Callable[[Run], bool]
@@ -16,75 +29,6 @@ EIGHT = (
     *("CIFAR10", "CIFAR100", "TinyImageNet", "Flowers102"),
     *("DTD", "Food101", "OxfordPets", "StanfordCars"),
 )
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number of a run that is drawn.
-
-    Attributes:
-        label: Of the axis, with its unit.
-        value: The number; None where the run has none.
-        suffix: Appended to the method's name, for two numbers of one run in one panel.
-        decimals: Shown after the point.
-        best: Which end is better, ``max`` or ``min``; empty where neither is.
-    """
-
-    label: str
-    value: Callable[[Run], float | None]
-    suffix: str = ""
-    decimals: int = 2
-    best: str = "max"
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What a panel varies from left to right.
-
-    Attributes:
-        label: With its unit.
-        group: Value that runs of one point share: for sparsity, what was asked for.
-        place: Where a run lies: for sparsity, what was measured.
-        keys: Settings that therefore may differ along a curve.
-    """
-
-    label: str
-    group: Callable[[Run], Any]
-    place: Callable[[Run], Any]
-    keys: tuple[str, ...] = ()
-
-
-SPARSITY = Axis("sparsity (%)", lambda run: run.asked, lambda run: 100 * run.facts["sparsity"])
-CHANNELS = Axis(
-    "channels removed (%)", lambda run: run.asked, lambda run: 100 * run.facts["sparsity"]
-)
-
-
-def prompt_option(name: str) -> Callable[[Run], Any]:
-    """Return a function that reads an option of the prompt, None where there is none."""
-    return lambda run: (run.facts.get("prompt") or {}).get(name)
-
-
-INPUT_SIZE = Axis(
-    "input size (px)",
-    lambda run: run.facts.get("input_size"),
-    lambda run: run.facts.get("input_size"),
-    ("input_size",),
-)
-PAD_SIZE = Axis("pad size (px)", prompt_option("pad_size"), prompt_option("pad_size"), ("prompt",))
-KIND = Axis("kind of prompt", prompt_option("name"), prompt_option("name"), ("prompt",))
-
-ACCURACY = Measure("test accuracy (%)", lambda run: run.accuracy)
-
-
-def _before_prompt(run: Run) -> float | None:
-    value = run.number("accuracy_before_prompt")
-    return None if value is None else 100 * value
-
-
-def _saving(run: Run) -> float | None:
-    dense, after = run.number("macs"), run.number("effective_macs")
-    return dense / after if dense and after else None
 
 
 @dataclass(frozen=True)
@@ -145,7 +89,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         study=True,
         choose=lambda run: run.pilot,
         measures=(
-            Measure("test accuracy (%)", _before_prompt),
+            Measure("test accuracy (%)", before_prompt),
             Measure("test accuracy (%)", lambda run: run.accuracy, suffix=" + prompt"),
         ),
         panel=lambda run: (
@@ -194,10 +138,10 @@ DEFINITIONS: tuple[Definition, ...] = (
         axes=(CHANNELS,),
         measures=(
             ACCURACY,
-            Measure("multiply-adds, dense over pruned", _saving),
+            Measure("multiply-adds, dense over pruned", saving),
             Measure(
                 "parameters kept (million)",
-                lambda run: _per(run, "parameters_kept", 1e6),
+                lambda run: per(run, "parameters_kept", 1e6),
                 best="",
             ),
         ),
@@ -210,7 +154,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         title="Time and gradient steps of a whole run",
         choose=_plainly,
         measures=(
-            Measure("time (minutes)", lambda run: _per(run, "seconds", 60), best="min"),
+            Measure("time (minutes)", lambda run: per(run, "seconds", 60), best="min"),
             Measure(
                 "gradient steps",
                 lambda run: run.number("gradient_steps"),
@@ -256,11 +200,6 @@ DEFINITIONS: tuple[Definition, ...] = (
 )
 IDS = tuple(definition.id for definition in DEFINITIONS)
 STUDIES = {definition.id for definition in DEFINITIONS if definition.study}
-
-
-def _per(run: Run, key: str, unit: float) -> float | None:
-    value = run.number(key)
-    return None if value is None else value / unit
 
 
 def _further_axes(run: Run) -> str:

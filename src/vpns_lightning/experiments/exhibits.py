@@ -9,7 +9,9 @@ from itertools import product
 from typing import Any
 
 from vpns_lightning.experiments.comparability import PANEL_KEYS, difference, mixture, unstated
-from vpns_lightning.experiments.definitions import SPARSITY, Axis, Definition, Measure, paper_id
+from vpns_lightning.experiments.definitions import Definition, paper_id
+from vpns_lightning.experiments.gaps import absent_from_paper, is_asked_for, missing_cells
+from vpns_lightning.experiments.measures import SPARSITY, Axis, Measure
 from vpns_lightning.experiments.results_table import Run
 
 
@@ -62,6 +64,7 @@ class Panel:
         curves: Methods.
         dense: Methods that remove nothing: a level, not a curve.
         levels: All values that a curve has to have to be unbroken, in order.
+        tried: Those of them that some method has runs at.
         cells: How many cells the runs imply.
         missing: Those of them without a run.
         notes: Remarks on what is compared.
@@ -75,6 +78,7 @@ class Panel:
     curves: tuple[Curve, ...]
     dense: tuple[Curve, ...]
     levels: tuple[Any, ...]
+    tried: tuple[Any, ...]
     cells: int
     missing: tuple[str, ...]
     notes: tuple[str, ...]
@@ -126,16 +130,8 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
             if chosen:
                 panels.append(_panel(definition, key, axis, measures, chosen))
     # a small twin, or a grid of one's own, was never to be the paper's figure
-    asked = [run for run in runs if _strict(definition, [run])]
-    return Exhibit(definition, tuple(panels), _absent(definition, asked) if asked else ())
-
-
-def _strict(definition: Definition, runs: Sequence[Run]) -> bool:
-    """Whether the paper's levels and seeds are asked for: not in small twins, nor in own grids."""
-    return any(
-        not run.grid or (paper_id(run.grid) == definition.id and not run.grid.endswith("_mini"))
-        for run in runs
-    )
+    absent = absent_from_paper(definition, runs) if is_asked_for(definition, runs) else ()
+    return Exhibit(definition, tuple(panels), absent)
 
 
 def _by_label(measures: Sequence[Measure]) -> list[list[Measure]]:
@@ -175,11 +171,11 @@ def _panel(
             if curve.points or curve.refused:
                 flat = all(run.dense for run in lines[label])
                 (dense if flat else curves).append(curve)
-    strict = axis is SPARSITY and _strict(definition, runs)
+    strict = axis is SPARSITY and is_asked_for(definition, runs)
     asked = definition.sparsities if strict else ()
-    present = {point.level for curve in curves for point in curve.points}
     steady = [run for run in runs if not run.dense]
-    missing, cells = _missing(steady, definition.line, axis)
+    tried = {axis.group(run) for run in steady}
+    missing, cells = missing_cells(steady, definition.line, axis)
     return Panel(
         dataset,
         backbone,
@@ -188,7 +184,8 @@ def _panel(
         measures[0],
         tuple(curves),
         tuple(dense),
-        tuple(sorted(present | set(asked), key=lambda level: (isinstance(level, str), level))),
+        tuple(sorted(tried | set(asked))),
+        tuple(sorted(tried)),
         cells,
         tuple(f"{', '.join(part for part in (dataset, extra) if part)}: {m}" for m in missing),
         tuple(_notes(lines)),
@@ -236,46 +233,6 @@ def _repeated(seeds: Iterable[int]) -> int | None:
             return seed
         seen.add(seed)
     return None
-
-
-def _missing(runs: Sequence[Run], line: Callable[[Run], str], axis: Axis) -> tuple[list[str], int]:
-    """Return what lacks of methods x levels x seeds, one line for a method and level; and all."""
-    labels = list(dict.fromkeys(line(run) for run in runs))
-    levels = sorted({axis.group(run) for run in runs}, key=str)
-    seeds = sorted({run.seed for run in runs})
-    there = {(line(run), axis.group(run), run.seed) for run in runs}
-    lines = []
-    for label, level in product(labels, levels):
-        lost = [seed for seed in seeds if (label, level, seed) not in there]
-        if lost:
-            which = "all seeds" if lost == seeds else f"seed {', '.join(map(str, lost))}"
-            lines.append(f"{label}, {show_level(level, axis)}: {which}")
-    return lines, len(labels) * len(levels) * len(seeds)
-
-
-def show_level(level: object, axis: Axis) -> str:
-    """Return a level as text, with its unit."""
-    if isinstance(level, float):
-        return f"{100 * level:.4g} %"
-    unit = axis.label.partition("(")[2].rstrip(")")
-    return f"{level} {unit}".strip()
-
-
-def _absent(definition: Definition, runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return what the paper's figure has besides: methods, data sets, sparsities, seeds."""
-    found: list[tuple[str, Sequence[Any], set[Any]]] = [
-        ("data sets", definition.datasets, {run.facts["dataset"] for run in runs}),
-        ("methods", definition.lines, {definition.line(run) for run in runs}),
-        ("sparsities", definition.sparsities, {run.asked for run in runs}),
-        ("seeds", definition.seeds, {run.seed for run in runs}),
-    ]
-    texts = []
-    for what, wanted, have in found:
-        lost = [value for value in wanted if value not in have]
-        if lost:
-            shown = (f"{100 * v:g} %" if isinstance(v, float) else str(v) for v in lost)
-            texts.append(f"{what} {', '.join(shown)}")
-    return tuple(texts)
 
 
 def _notes(lines: dict[str, list[Run]]) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vpns_lightning.experiments.exhibits import Curve, Exhibit, Panel
 from vpns_lightning.files import whole_file
@@ -16,13 +16,13 @@ class Style(NamedTuple):
         color: On white.
         dark: On a dark page.
         marker: Matplotlib's sign.
-        dashed: Dashed for what is not prompted but has a prompted twin of the same colour.
+        dash: 0 drawn through; 1 and 2 dashed and dotted, for variants in their method's colour.
     """
 
     color: str
     dark: str
     marker: str
-    dashed: bool = False
+    dash: int = 0
 
 
 # told apart by people with any kind of colour vision; markers tell them apart in print
@@ -41,7 +41,8 @@ STYLES = {
     "Wanda": Style("#3b6fb5", "#8db4ea", "*"),
     "Slim": Style("#009e73", "#3cc79f", "D"),
     "DepGraph": Style("#b07a00", "#f0b93a", "^"),
-    "Dense": Style("#222222", "#e6e6e6", ""),
+    "Dense": Style("#222222", "#e6e6e6", "", 1),
+    "VPNs w. Dense": Style("#222222", "#e6e6e6", "", 2),
 }
 SPARE = (
     Style("#aa4466", "#e08aa6", "d"),
@@ -52,14 +53,17 @@ SPARE = (
 )
 
 
+DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
+
+
 def style_of(label: str) -> Style:
-    """Return the look of a method; a variant looks like its method, dashed."""
+    """Return the look of a method; a variant looks like its method, dashed or dotted."""
     if label in STYLES:
         return STYLES[label]
     inner = label.removeprefix("VPNs w. ")
     name = next((name for name in sorted(STYLES, key=len, reverse=True) if name in inner), None)
     if name is not None:
-        return STYLES[name]._replace(dashed=True)
+        return STYLES[name]._replace(dash=1 if inner != label else 2)
     return SPARE[sum(map(ord, label)) % len(SPARE)]
 
 
@@ -68,9 +72,9 @@ def styles_of(labels: Sequence[str]) -> dict[str, Style]:
     styles: dict[str, Style] = {}
     for label in labels:
         style = style_of(label)
-        taken = {(s.color, s.dashed) for s in styles.values()}
-        spare = (s for s in SPARE if (s.color, s.dashed) not in taken)
-        styles[label] = next(spare, style) if (style.color, style.dashed) in taken else style
+        taken = {(s.color, s.dash) for s in styles.values()}
+        spare = (s for s in SPARE if (s.color, s.dash) not in taken)
+        styles[label] = next(spare, style) if (style.color, style.dash) in taken else style
     return styles
 
 
@@ -117,8 +121,9 @@ def draw(exhibit: Exhibit, folder: Path) -> list[Path]:
 def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
     names = [level for level in panel.levels if isinstance(level, str)]
     for curve in panel.dense:
+        style = styles[curve.label]
         for point in curve.points:
-            axes.axhline(point.mean, color=styles[curve.label].color, linewidth=1.2, linestyle="--")
+            axes.axhline(point.mean, color=style.color, linewidth=1.3, linestyle=DASHES[style.dash])
             if point.std:
                 axes.axhspan(point.mean - point.std, point.mean + point.std, color="k", alpha=0.06)
     for curve in panel.curves:
@@ -146,7 +151,7 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
 
 def _draw_curve(axes: Any, curve: Curve, panel: Panel, style: Style, names: Sequence[str]) -> None:
     """Draw a curve, broken where a level has no run; hollow where a seed is missing."""
-    look = {"color": style.color, "linewidth": 1.6, "linestyle": "--" if style.dashed else "-"}
+    look = {"color": style.color, "linewidth": 1.6, "linestyle": DASHES[style.dash]}
     full = max((len(point.seeds) for c in panel.curves for point in c.points), default=0)
     for part in unbroken(curve, panel.levels):
         xs = [names.index(p.x) if isinstance(p.x, str) else p.x for p in part]
@@ -193,7 +198,7 @@ def _legend(figure: Any, styles: dict[str, Style], dense: set[str]) -> None:
             color=style.color,
             markersize=5,
             marker="" if label in dense else style.marker,
-            linestyle="--" if style.dashed or label in dense else "-",
+            linestyle=DASHES[style.dash],
         )
         for label, style in styles.items()
     ]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpns_lightning.experiments.comparability import mixture
-from vpns_lightning.experiments.definitions import Measure
-from vpns_lightning.experiments.exhibits import Curve, Panel, Point, show_level
+from vpns_lightning.experiments.exhibits import Curve, Panel, Point
+from vpns_lightning.experiments.gaps import show_level
+from vpns_lightning.experiments.measures import Measure
 from vpns_lightning.experiments.results_table import UNKNOWN, Run, describe
 
 
@@ -61,11 +62,11 @@ def panel_table(panel: Panel) -> Table:
     for curve in (*panel.dense, *panel.curves):
         points = {point.level: point for point in curve.points}
         row = [Cell(curve.label)]
-        for level in panel.levels:
+        for level in panel.tried:
             point = next(iter(points.values()), None) if curve in panel.dense else points.get(level)
             row.append(_cell(curve, point, measure, best.get(level)))
         rows.append(tuple(row))
-    heads = (show_level(level, panel.axis) for level in panel.levels)
+    heads = (show_level(level, panel.axis) for level in panel.tried)
     title = f"{panel.title}: {measure.label} by {panel.axis.label.partition(' (')[0]}"
     return Table(title, ("method", *heads), tuple(rows), NOTE)
 

@@ -1,6 +1,8 @@
 "use strict";
 // One chart as SVG: curves broken where a level has no runs, bands, dense lines, names at the ends.
 
+const DASHES = ["none", "6 3", "2 3"];
+const narrow = matchMedia("(max-width: 40rem)");
 const SVG = "http://www.w3.org/2000/svg";
 
 function svg(name, attributes = {}, ...children) {
@@ -52,8 +54,9 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
   const lines = dense.flatMap((c) => c.points);
   if (!points.length && !lines.length) return null;
   const labelled = [...curves, ...dense].filter((c) => c.points.length);
-  const longest = Math.min(26, Math.max(...labelled.map((c) => c.label.length)));
-  const box = { left: 52, right: 520 - 16 - longest * 5.9, top: 10, bottom: 276 };
+  const width = narrow.matches ? 380 : 520;
+  const longest = Math.min(narrow.matches ? 16 : 26, Math.max(...labelled.map((c) => c.label.length)));
+  const box = { left: 52, right: width - 16 - longest * 6.3, top: 10, bottom: 276 };
   const all = [...points, ...lines];
   let low = Math.min(...all.map((p) => p.mean - (p.std || 0)));
   let high = Math.max(...all.map((p) => p.mean + (p.std || 0)));
@@ -63,12 +66,12 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
   const xs = names ? names.map((_, i) => i) : points.map((p) => p.x);
   let first = Math.min(...xs), last = Math.max(...xs);
   if (!points.length) [first, last] = [0, 1];
-  if (log) { first /= 1.15; last *= 1.15; } else { const pad = (last - first || 1) * 0.04; first -= pad; last += pad; }
+  if (log) { first /= 1.15; last *= 1.15; } else { const pad = (last - first) * 0.04 || 5; first -= pad; last += pad; }
   const scale = log ? Math.log10 : (v) => v;
   const toX = (v) => box.left + ((scale(v) - scale(first)) / (scale(last) - scale(first))) * (box.right - box.left);
   const toY = (v) => box.bottom - ((v - low) / (high - low)) * (box.bottom - box.top);
   const place = (p) => toX(names ? names.indexOf(p.x) : p.x);
-  const root = svg("svg", { viewBox: "0 0 520 316", role: "img", "aria-label": `${title}: ${y} against ${x}; the table below has the numbers` });
+  const root = svg("svg", { viewBox: `0 0 ${width} 316`, role: "img", "aria-label": `${title}: ${y} against ${x}; the table below has the numbers` });
   for (const t of ticksOf(low, high)) {
     root.append(svg("line", { class: "grid", x1: box.left, x2: box.right, y1: toY(t), y2: toY(t) }));
     root.append(svg("text", { class: "soft", x: box.left - 6, y: toY(t) + 4, "text-anchor": "end" }, short(t)));
@@ -85,7 +88,7 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
   for (const curve of dense) for (const p of curve.points) {
     const color = colors(curve.label);
     if (p.std) root.append(svg("rect", { x: box.left, width: box.right - box.left, y: toY(p.mean + p.std), height: toY(p.mean - p.std) - toY(p.mean + p.std), fill: color.color, opacity: 0.1 }));
-    const line = svg("line", { class: "dense", x1: box.left, x2: box.right, y1: toY(p.mean), y2: toY(p.mean), stroke: color.color, "stroke-width": 1.6, "stroke-dasharray": "7 4" });
+    const line = svg("line", { class: "dense", x1: box.left, x2: box.right, y1: toY(p.mean), y2: toY(p.mean), stroke: color.color, "stroke-width": 1.6, "stroke-dasharray": DASHES[color.dash] });
     root.append(tipped(line, curve, p, decimals));
     ends.push({ y: toY(p.mean), label: curve.label, color: color.color });
   }
@@ -97,7 +100,7 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
         const up = part.map((p) => `${place(p)},${toY(p.mean + (p.std || 0))}`);
         const down = part.map((p) => `${place(p)},${toY(p.mean - (p.std || 0))}`).reverse();
         root.append(svg("polygon", { points: [...up, ...down].join(" "), fill: color.color, opacity: 0.15 }));
-        root.append(svg("polyline", { class: "curve", points: part.map((p) => `${place(p)},${toY(p.mean)}`).join(" "), fill: "none", stroke: color.color, "stroke-width": 2, "stroke-dasharray": color.dashed ? "5 3" : "none" }));
+        root.append(svg("polyline", { class: "curve", points: part.map((p) => `${place(p)},${toY(p.mean)}`).join(" "), fill: "none", stroke: color.color, "stroke-width": 2, "stroke-dasharray": DASHES[color.dash] }));
       } else if (part.length === 1 && part[0].std) {
         const [p] = part;
         root.append(svg("line", { x1: place(p), x2: place(p), y1: toY(p.mean - p.std), y2: toY(p.mean + p.std), stroke: color.color, "stroke-width": 1.5 }));
@@ -118,7 +121,7 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
   }
   spreadOut(ends, box.top + 6, box.bottom);
   for (const end of ends) {
-    const text = end.label.length > 26 ? `${end.label.slice(0, 25)}…` : end.label;
+    const text = end.label.length > longest ? `${end.label.slice(0, longest - 1)}…` : end.label;
     root.append(svg("text", { class: "end", x: box.right + 9, y: end.at + 4, style: `fill:${end.color}` }, text));
   }
   return root;

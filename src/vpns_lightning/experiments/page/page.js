@@ -16,16 +16,16 @@ function el(name, attributes = {}, ...children) {
 }
 
 const colors = (label) => {
-  const style = data.styles[label] || { color: "#777777", dark: "#aaaaaa", marker: "o", dashed: false };
+  const style = data.styles[label] || { color: "#777777", dark: "#aaaaaa", marker: "o", dash: 0 };
   return { ...style, color: dark.matches ? style.dark : style.color };
 };
 const shows = (dataset, label) => !off.dataset.has(dataset) && (label === null || !off.method.has(label));
 
 function swatch(label) {
-  const { color, marker, dashed } = colors(label);
+  const { color, marker, dash } = colors(label);
   const flat = data.dense.includes(label);
   return svg("svg", { viewBox: "0 0 22 12", style: "width:22px;height:12px", "aria-hidden": "true" },
-    svg("line", { x1: 0, x2: 22, y1: 6, y2: 6, stroke: color, "stroke-width": 2, "stroke-dasharray": dashed || flat ? "5 3" : "none" }),
+    svg("line", { x1: 0, x2: 22, y1: 6, y2: 6, stroke: color, "stroke-width": 2, "stroke-dasharray": DASHES[dash] }),
     flat ? "" : svg("path", { d: shapeOf(marker), transform: "translate(11 6)", fill: color }));
 }
 
@@ -149,4 +149,4 @@ document.getElementById("contents").append(...sections.map((s) => el("a", { href
 document.getElementById("main").append(...sections.map((s) => el("section", { id: s.id }, el("h2", {}, s.title, s.tag && s.tag !== "runs" ? el("span", { class: "id" }, ` ${s.tag}`) : null), el("div", { id: `body-${s.id}` }))));
 filters();
 render();
-dark.addEventListener("change", () => { filters(); render(); });
+for (const query of [dark, narrow]) query.addEventListener("change", () => { filters(); render(); });
