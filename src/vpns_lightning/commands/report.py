@@ -51,7 +51,8 @@ def _closing(report: Report, output: Path) -> str:
     for broken in report.broken:
         lines.append(f"left out: {broken.path} {broken.reason}")
     if report.broken:
-        lines.append(f"{len(report.broken)} files left out")
+        count = len(report.broken)
+        lines.append(f"{count} file{'' if count == 1 else 's'} left out")
     for drawn in report.drawn:
         about = drawn.exhibit
         missing = len(about.missing) if about else 0

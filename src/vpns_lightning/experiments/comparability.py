@@ -93,3 +93,21 @@ def mixture(runs: Sequence[Run], free: Collection[str] = ()) -> str | None:
 def unstated(runs: Sequence[Run]) -> list[str]:
     """Return the keys that some runs state and others, of an older version, do not."""
     return [key for key in CURVE_KEYS if len({setting(run, key) == UNKNOWN for run in runs}) > 1]
+
+
+def remarks(lines: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return what a reader of one panel has to know, for methods by name and their runs."""
+    notes = []
+    (first, ours), *others = lines.items()
+    for label, theirs in others:
+        found = difference(ours[0], theirs[0], PANEL_KEYS)
+        if found is not None:
+            notes.append(f"{first} and {label} differ in {found[0]}: {found[1]}, {found[2]}")
+    for label, runs in lines.items():
+        unsure = unstated(runs)
+        if unsure:
+            notes.append(
+                f"{label}: some results were written before {', '.join(unsure)} was recorded, so "
+                "whether all agree in it is unknown"
+            )
+    return notes

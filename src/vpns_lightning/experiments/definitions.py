@@ -1,5 +1,6 @@
 """The paper's figures and tables: what each shows, from which runs (VPNs, arXiv 2312.01397)."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -66,6 +67,11 @@ class Definition:
     any_grid: bool = False
     study: bool = False
     table: str = ""
+
+    @property
+    def file(self) -> str:
+        """Name of its files; a grid's name may hold anything."""
+        return re.sub(r"[^\w.-]+", "-", self.id).strip("-.") or "grid"
 
 
 def _plainly(run: Run) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from vpns_lightning.experiments.comparability import PANEL_KEYS, difference, mixture, unstated
+from vpns_lightning.experiments.comparability import mixture, remarks
 from vpns_lightning.experiments.definitions import Definition, paper_id
 from vpns_lightning.experiments.gaps import absent_from_paper, is_asked_for, missing_cells
 from vpns_lightning.experiments.measures import SPARSITY, Axis, Measure
@@ -124,7 +124,7 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
         grid = run.grid if len(grids) > 1 and not own else ""
         groups[run.dataset, str(run.facts["backbone"]), definition.panel(run), grid].append(run)
     panels = []
-    for key in sorted(groups, key=lambda k: _order(definition.datasets, k[0])):
+    for key in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
         for axis, measures in product(definition.axes, _by_label(definition.measures)):
             chosen = _along(axis, groups[key], definition.axes)
             if chosen:
@@ -188,7 +188,7 @@ def _panel(
         tuple(sorted(tried)),
         cells,
         tuple(f"{', '.join(part for part in (dataset, extra) if part)}: {m}" for m in missing),
-        tuple(_notes(lines)),
+        tuple(remarks(lines)),
     )
 
 
@@ -233,23 +233,6 @@ def _repeated(seeds: Iterable[int]) -> int | None:
             return seed
         seen.add(seed)
     return None
-
-
-def _notes(lines: dict[str, list[Run]]) -> list[str]:
-    notes = []
-    (first, ours), *others = lines.items()
-    for label, theirs in others:
-        found = difference(ours[0], theirs[0], PANEL_KEYS)
-        if found is not None:
-            notes.append(f"{first} and {label} differ in {found[0]}: {found[1]}, {found[2]}")
-    for label, runs in lines.items():
-        unsure = unstated(runs)
-        if unsure:
-            notes.append(
-                f"{label}: some results were written before {', '.join(unsure)} was recorded, so "
-                "whether all agree in it is unknown"
-            )
-    return notes
 
 
 def _order(known: Sequence[str], name: str) -> tuple[float, str]:

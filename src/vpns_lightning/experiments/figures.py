@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vpns_lightning.experiments.exhibits import Curve, Exhibit, Panel
+from vpns_lightning.experiments.exhibits import Curve, Exhibit, Panel, Point
 from vpns_lightning.files import whole_file
 
 
@@ -78,6 +78,13 @@ def styles_of(labels: Sequence[str]) -> dict[str, Style]:
     return styles
 
 
+# inches around the panels: what stands there is of fixed size
+LEFT, RIGHT, BOTTOM, TITLE, LEGEND_LINE = 0.62, 0.12, 0.72, 0.62, 0.2
+PANEL = (3.9, 2.7)
+GAP = (0.72, 0.85)
+IN_A_LINE = 5
+
+
 def draw(exhibit: Exhibit, folder: Path) -> list[Path]:
     """Write a figure as PNG and SVG.
 
@@ -85,37 +92,53 @@ def draw(exhibit: Exhibit, folder: Path) -> list[Path]:
         The files.
     """
     import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    mpl.use("Agg")  # reports are made where there is no display
+    name = exhibit.definition.file
     # text stays text, and the same figure gives the same file
-    mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": exhibit.definition.id}
-    from matplotlib import pyplot as plt
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = _figure(exhibit)
+        for suffix, canvas, options in (
+            ("png", FigureCanvasAgg, {}),
+            ("svg", FigureCanvasSVG, {"metadata": {"Date": None}}),
+        ):
+            # straight to the canvas: savefig would lay everything out twice
+            with whole_file(folder / f"{name}.{suffix}") as temporary:
+                getattr(canvas(figure), f"print_{suffix}")(temporary, **options)
+    return [folder / f"{name}.png", folder / f"{name}.svg"]
+
+
+def _figure(exhibit: Exhibit) -> Any:
+    from matplotlib.figure import Figure
 
     panels = exhibit.panels
-    columns = min(len(panels), 4 if len(panels) > 6 else 3)
-    lines = math.ceil(len(panels) / columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(4.6 * columns, 3.4 * lines + 0.9), squeeze=False, dpi=120
-    )
     labels = list(dict.fromkeys(c.label for p in panels for c in (*p.dense, *p.curves)))
     styles = styles_of(labels)
+    columns = min(len(panels), 4 if len(panels) > 2 * 3 else 3)
+    lines = math.ceil(len(panels) / columns)
+    per_line = max(1, min(len(labels), IN_A_LINE if columns > 1 else 3))
+    head = TITLE + LEGEND_LINE * math.ceil(len(labels) / per_line)
+    width = LEFT + RIGHT + columns * PANEL[0] + (columns - 1) * GAP[0]
+    height = head + BOTTOM + lines * PANEL[1] + (lines - 1) * GAP[1]
+    figure = Figure(figsize=(width, height), dpi=110)
+    axes = figure.subplots(lines, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=LEFT / width,
+        right=1 - RIGHT / width,
+        bottom=BOTTOM / height,
+        top=1 - head / height,
+        wspace=GAP[0] / PANEL[0],
+        hspace=GAP[1] / PANEL[1],
+    )
     for place, panel in zip(axes.flat, panels, strict=False):
         _draw_panel(place, panel, styles)
     for place in axes.flat[len(panels) :]:
         place.set_axis_off()
-    _legend(figure, styles, {curve.label for panel in panels for curve in panel.dense})
-    figure.suptitle(exhibit.definition.title, fontsize=11)
-    figure.text(0.008, 0.006, _caption(exhibit), fontsize=6.5, color="#555555", va="bottom")
-    figure.tight_layout(rect=(0, 0.03, 1, 1 - 0.62 / figure.get_figheight()), h_pad=1.6)
-    files = []
-    for suffix in ("png", "svg"):
-        path = folder / f"{exhibit.definition.id}.{suffix}"
-        with whole_file(path) as temporary:
-            metadata = {"Date": None} if suffix == "svg" else None
-            figure.savefig(temporary, format=suffix, metadata=metadata)
-        files.append(path)
-    plt.close(figure)
-    return files
+    figure.suptitle(exhibit.definition.title, fontsize=11, y=1 - 0.08 / height, va="top")
+    _legend(figure, styles, per_line, 1 - 0.28 / height)
+    figure.text(0.06 / width, 0.06 / height, _caption(exhibit), fontsize=6.5, color="#555555")
+    return figure
 
 
 def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
@@ -139,40 +162,35 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if panel.refused:
-        axes.text(
-            0.02,
-            0.02,
-            f"{len(panel.refused)} refused: mixed runs",
-            transform=axes.transAxes,
-            fontsize=7,
-            color="#b00020",
-        )
+        text = f"{len(panel.refused)} refused: mixed runs"
+        axes.text(0.02, 0.02, text, transform=axes.transAxes, fontsize=7, color="#b00020")
 
 
 def _draw_curve(axes: Any, curve: Curve, panel: Panel, style: Style, names: Sequence[str]) -> None:
     """Draw a curve, broken where a level has no run; hollow where a seed is missing."""
-    look = {"color": style.color, "linewidth": 1.6, "linestyle": DASHES[style.dash]}
-    full = max((len(point.seeds) for c in panel.curves for point in c.points), default=0)
+
+    def places(points: Sequence[Point]) -> list[Any]:
+        return [names.index(p.x) if isinstance(p.x, str) else p.x for p in points]
+
     for part in unbroken(curve, panel.levels):
-        xs = [names.index(p.x) if isinstance(p.x, str) else p.x for p in part]
         means = [p.mean for p in part]
-        axes.plot(xs, means, **look)
+        line = {"color": style.color, "linewidth": 1.6, "linestyle": DASHES[style.dash]}
+        axes.plot(places(part), means, **line)
         low = [p.mean - (p.std or 0) for p in part]
         high = [p.mean + (p.std or 0) for p in part]
-        axes.fill_between(xs, low, high, color=style.color, alpha=0.15, linewidth=0)
-        for x, point in zip(xs, part, strict=True):
-            fill = style.color if len(point.seeds) == full else "white"
+        if len(part) > 1 and low != high:
+            axes.fill_between(places(part), low, high, color=style.color, alpha=0.15, linewidth=0)
+        elif low != high:
+            axes.vlines(places(part), low, high, color=style.color, linewidth=1)
+    full = max((len(point.seeds) for c in panel.curves for point in c.points), default=0)
+    for fill in (True, False):
+        points = [point for point in curve.points if (len(point.seeds) == full) is fill]
+        look = {"markerfacecolor": style.color if fill else "white", "markersize": 5}
+        if points:
+            means = [p.mean for p in points]
             axes.plot(
-                x,
-                point.mean,
-                style.marker or "o",
-                color=style.color,
-                markerfacecolor=fill,
-                markersize=5,
-                markeredgewidth=1,
+                places(points), means, style.marker or "o", color=style.color, linestyle="", **look
             )
-            if point.std and len(part) == 1:
-                axes.errorbar(x, point.mean, point.std, color=style.color, linewidth=1, capsize=2)
 
 
 def unbroken(curve: Curve, levels: Sequence[Any]) -> list[list[Any]]:
@@ -187,7 +205,7 @@ def unbroken(curve: Curve, levels: Sequence[Any]) -> list[list[Any]]:
     return [part for part in parts if part]
 
 
-def _legend(figure: Any, styles: dict[str, Style], dense: set[str]) -> None:
+def _legend(figure: Any, styles: dict[str, Style], per_line: int, top: float) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -196,8 +214,8 @@ def _legend(figure: Any, styles: dict[str, Style], dense: set[str]) -> None:
             [],
             label=label,
             color=style.color,
+            marker=style.marker,
             markersize=5,
-            marker="" if label in dense else style.marker,
             linestyle=DASHES[style.dash],
         )
         for label, style in styles.items()
@@ -207,8 +225,8 @@ def _legend(figure: Any, styles: dict[str, Style], dense: set[str]) -> None:
         loc="upper center",
         frameon=False,
         fontsize=8,
-        bbox_to_anchor=(0.5, 1 - 0.3 / figure.get_figheight()),
-        ncols=min(len(handles), 5),
+        bbox_to_anchor=(0.5, top),
+        ncols=per_line,
     )
 
 

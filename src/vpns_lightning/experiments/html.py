@@ -82,7 +82,7 @@ def line_of(run: Run) -> str:
 def _exhibit(drawn: "Drawn") -> dict[str, Any]:
     exhibit = drawn.exhibit
     return {
-        "id": drawn.definition.id,
+        "id": drawn.definition.file,
         "title": drawn.definition.title,
         "panels": [_panel(panel) for panel in exhibit.panels] if exhibit else [],
         "tables": [] if exhibit else [_table(table) for table in drawn.tables],

@@ -68,7 +68,7 @@ ACCURACY = Measure("test accuracy (%)", lambda run: run.accuracy)
 
 def before_prompt(run: Run) -> float | None:
     """Return the test accuracy in percent before a prompt was learned alone."""
-    value = run.number("accuracybefore_prompt")
+    value = run.number("accuracy_before_prompt")
     return None if value is None else 100 * value
 
 

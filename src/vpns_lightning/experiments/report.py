@@ -1,6 +1,6 @@
 """A report: every figure and table that the runs allow, one page that shows them all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from vpns_lightning.experiments.definitions import (
 from vpns_lightning.experiments.exhibits import Exhibit, build
 from vpns_lightning.experiments.figures import draw
 from vpns_lightning.experiments.html import write_page
-from vpns_lightning.experiments.hyperparameters import hyperparameter_table
+from vpns_lightning.experiments.hyperparameters import BASE, hyperparameter_table
 from vpns_lightning.experiments.results_table import Broken, Run, read_results, rows, to_csv
 from vpns_lightning.experiments.tables import (
     Table,
@@ -122,17 +122,14 @@ def _definitions(runs: Sequence[Run]) -> list[Definition]:
 
 def _make(definition: Definition, runs: Sequence[Run], configs: Path) -> Drawn | None:
     """Return a figure or table, None where there is nothing to make it of."""
-    tables: dict[str, Callable[[], list[Table]]] = {
-        "data": lambda: [data_table(runs)],
-        "cost": lambda: cost_tables(runs),
-        "hyperparameters": lambda: [hyperparameter_table(configs)],
-    }
     if definition.table == "hyperparameters":
-        return Drawn(definition, tuple(tables["hyperparameters"]())) if configs.is_dir() else None
+        there = (configs / BASE).is_file()
+        return Drawn(definition, (hyperparameter_table(configs),)) if there else None
     if not runs:
         return None
     if definition.table:
-        return Drawn(definition, tuple(tables[definition.table]()))
+        tables = [data_table(runs)] if definition.table == "data" else cost_tables(runs)
+        return Drawn(definition, tuple(tables))
     exhibit = build(definition, runs)
     if not exhibit.panels:
         return None
@@ -143,7 +140,9 @@ def how_to_make(name: str) -> str:
     """Return the commands that make the runs of an id."""
     if name == "tabA2":
         return "vpns report --configs FOLDER, the folder of this project's configs"
-    files = sorted(GRIDS.glob(f"{name}*.yaml")) or [GRIDS / f"{name}.yaml"]
+    grids = sorted(path for path in GRIDS.glob("*.yaml") if paper_id(path.stem) == name)
+    full = [path for path in grids if not path.stem.endswith("_mini")]
+    files = full or grids or [GRIDS / f"{name}.yaml"]
     return "; ".join(f"vpns grid {file}" for file in files)
 
 
@@ -154,8 +153,8 @@ def _write(report: Report, output: Path) -> None:
 
     text("runs.csv", to_csv(rows(report.runs)))
     for drawn in report.drawn:
-        name = drawn.definition.id
-        head = f"## {name}: {drawn.definition.title}\n"
+        name = drawn.definition.file
+        head = f"## {drawn.definition.id}: {drawn.definition.title}\n"
         text(f"{name}.md", "\n".join([head, *map(to_markdown, drawn.tables)]))
         text(f"{name}.tex", "\n".join(map(to_latex, drawn.tables)))
         if drawn.exhibit is not None:
