@@ -15,6 +15,7 @@ COMMANDS = {
     "export": ("export", "write a finished run's network as .safetensors, .pt2 or .onnx"),
     "bench": ("bench", "measure what a run's pruning saves against the dense network"),
     "import": ("importing", "make a run folder of a checkpoint of the authors' released code"),
+    "report": ("report", "draw figures, tables and a page from finished runs"),
     "data": ("data", "check a data set: layout, counts and a sample of images"),
 }
 EXAMPLES = """\

@@ -29,6 +29,8 @@ def describe(
         "prompt": None if network.prompt is None else options(network.prompt),
         "mapping": options(network.mapping) | {"fitted_on": find.mapping_on},
         "pruner": options(find.pruner),
+        # tells image folders apart; where they lie is the machine's business
+        "data_folder": data.root.resolve().name,
         "input_size": data.input_size,
         "batch_size": data.batch_size * last.get("processes", 1),
         "precision": last.get("precision"),

@@ -1,0 +1,239 @@
+"""From runs to what is drawn: panels of curves, their gaps, and what may not be drawn."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from vpns_lightning.experiments.comparability import mixture, remarks
+from vpns_lightning.experiments.definitions import Definition, paper_id
+from vpns_lightning.experiments.gaps import absent_from_paper, is_asked_for, missing_cells
+from vpns_lightning.experiments.measures import SPARSITY, Axis, Measure
+from vpns_lightning.experiments.results_table import Run
+
+
+@dataclass(frozen=True)
+class Point:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        level: What they share: the sparsity asked for, a size, a kind of prompt.
+        x: Where they lie, the mean of what was measured; the level itself where it is a name.
+        mean: Of the measure.
+        std: Sample standard deviation over seeds; None for a single one.
+        seeds: Their seeds.
+        runs: The runs.
+    """
+
+    level: Any
+    x: Any
+    mean: float
+    std: float | None
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method in one panel; without points where its runs must not be mixed.
+
+    Attributes:
+        label: Name.
+        points: From left to right.
+        refused: Why nothing is drawn, empty if it is.
+    """
+
+    label: str
+    points: tuple[Point, ...]
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        dataset: Data set.
+        backbone: Backbone.
+        title: Says what sets it apart.
+        axis: From left to right.
+        measure: From bottom to top.
+        curves: Methods.
+        dense: Methods that remove nothing: a level, not a curve.
+        levels: All values that a curve has to have to be unbroken, in order.
+        tried: Those of them that some method has runs at.
+        cells: How many cells the runs imply.
+        missing: Those of them without a run.
+        notes: Remarks on what is compared.
+    """
+
+    dataset: str
+    backbone: str
+    title: str
+    axis: Axis
+    measure: Measure
+    curves: tuple[Curve, ...]
+    dense: tuple[Curve, ...]
+    levels: tuple[Any, ...]
+    tried: tuple[Any, ...]
+    cells: int
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def refused(self) -> list[str]:
+        """Why curves are not drawn."""
+        return [f"{c.label}: {c.refused}" for c in (*self.curves, *self.dense) if c.refused]
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A figure with all that is said about it.
+
+    Attributes:
+        definition: What it is.
+        panels: What is drawn.
+        absent: What the paper's figure has and no run here.
+    """
+
+    definition: Definition
+    panels: tuple[Panel, ...]
+    absent: tuple[str, ...]
+
+    @property
+    def refused(self) -> list[str]:
+        """Why curves are not drawn, each once."""
+        return list(dict.fromkeys(text for panel in self.panels for text in panel.refused))
+
+    @property
+    def missing(self) -> list[str]:
+        """Cells without a run, each once."""
+        return list(dict.fromkeys(text for panel in self.panels for text in panel.missing))
+
+
+def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
+    """Return a figure of the runs that belong to it."""
+    # grids that were not made for this figure stay apart; so may their budgets
+    grids = {"" if paper_id(run.grid) == definition.id else run.grid for run in runs}
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        own = paper_id(run.grid) == definition.id
+        grid = run.grid if len(grids) > 1 and not own else ""
+        groups[run.dataset, str(run.facts["backbone"]), definition.panel(run), grid].append(run)
+    panels = []
+    for key in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
+        for axis, measures in product(definition.axes, _by_label(definition.measures)):
+            chosen = _along(axis, groups[key], definition.axes)
+            if chosen:
+                panels.append(_panel(definition, key, axis, measures, chosen))
+    # a small twin, or a grid of one's own, was never to be the paper's figure
+    absent = absent_from_paper(definition, runs) if is_asked_for(definition, runs) else ()
+    return Exhibit(definition, tuple(panels), absent)
+
+
+def _by_label(measures: Sequence[Measure]) -> list[list[Measure]]:
+    groups: dict[str, list[Measure]] = defaultdict(list)
+    for measure in measures:
+        groups[measure.label].append(measure)
+    return list(groups.values())
+
+
+def _along(axis: Axis, runs: Sequence[Run], axes: Sequence[Axis]) -> list[Run]:
+    """Return the runs that vary along one axis, the others at their most frequent value."""
+    chosen = [run for run in runs if axis.group(run) is not None]
+    for other in axes:
+        values = [other.group(run) for run in chosen if other.group(run) is not None]
+        if values and other is not axis:
+            usual = max(dict.fromkeys(values), key=values.count)
+            chosen = [run for run in chosen if other.group(run) in (usual, None)]
+    return chosen
+
+
+def _panel(
+    definition: Definition,
+    key: tuple[str, ...],
+    axis: Axis,
+    measures: Sequence[Measure],
+    runs: Sequence[Run],
+) -> Panel:
+    dataset, backbone, extra, grid = key
+    lines: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        lines[definition.line(run)].append(run)
+    curves: list[Curve] = []
+    dense: list[Curve] = []
+    for label in sorted(lines, key=lambda name: _order(definition.lines, name)):
+        for measure in measures:
+            curve = _curve(label + measure.suffix, lines[label], axis, measure)
+            if curve.points or curve.refused:
+                flat = all(run.dense for run in lines[label])
+                (dense if flat else curves).append(curve)
+    strict = axis is SPARSITY and is_asked_for(definition, runs)
+    asked = definition.sparsities if strict else ()
+    steady = [run for run in runs if not run.dense]
+    tried = {axis.group(run) for run in steady}
+    missing, cells = missing_cells(steady, definition.line, axis)
+    return Panel(
+        dataset,
+        backbone,
+        ", ".join(part for part in (dataset, backbone, extra, grid) if part),
+        axis,
+        measures[0],
+        tuple(curves),
+        tuple(dense),
+        tuple(sorted(tried | set(asked))),
+        tuple(sorted(tried)),
+        cells,
+        tuple(f"{', '.join(part for part in (dataset, extra) if part)}: {m}" for m in missing),
+        tuple(remarks(lines)),
+    )
+
+
+def _curve(label: str, runs: Sequence[Run], axis: Axis, measure: Measure) -> Curve:
+    reason = mixture(runs, axis.keys)
+    if reason is not None:
+        return Curve(label, (), reason)
+    levels: dict[Any, list[Run]] = defaultdict(list)
+    for run in runs:
+        if measure.value(run) is not None:
+            levels[axis.group(run)].append(run)
+    for level, group in levels.items():
+        twice = _repeated(run.seed for run in group)
+        if twice is not None:
+            same = [str(run.path.parent) for run in group if run.seed == twice]
+            where = f"{axis.label.partition(' (')[0]} {level}"
+            reason = f"two runs of seed {twice} at {where}: {' and '.join(same[:2])}; keep one"
+            return Curve(label, (), reason)
+    points = [_point(level, group, axis, measure.value) for level, group in levels.items()]
+    return Curve(label, tuple(sorted(points, key=lambda point: point.x)))
+
+
+def _point(
+    level: object, runs: Sequence[Run], axis: Axis, value: Callable[[Run], float | None]
+) -> Point:
+    numbers = [float(number) for run in runs if (number := value(run)) is not None]
+    places = [axis.place(run) for run in runs]
+    return Point(
+        level,
+        places[0] if isinstance(places[0], str) else statistics.fmean(places),
+        statistics.fmean(numbers),
+        statistics.stdev(numbers) if len(numbers) > 1 else None,
+        tuple(sorted(run.seed for run in runs)),
+        tuple(runs),
+    )
+
+
+def _repeated(seeds: Iterable[int]) -> int | None:
+    seen: set[int] = set()
+    for seed in seeds:
+        if seed in seen:
+            return seed
+        seen.add(seed)
+    return None
+
+
+def _order(known: Sequence[str], name: str) -> tuple[float, str]:
+    return (known.index(name) if name in known else math.inf, name)

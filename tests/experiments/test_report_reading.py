@@ -1,0 +1,168 @@
+"""Results are read as they are, whatever version wrote them; broken files are named."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_results import PAD, grid, result, write
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.experiments.comparability import mixture, remarks
+from vpns_lightning.experiments.results_table import Run, read_results, rows, to_csv
+
+NEW_KEYS = (
+    *("prompt", "mapping", "pruner", "input_size", "batch_size", "precision", "train_images"),
+    *("protocol", "budget", "optimizers", "headline"),
+)
+
+
+def run_of(**options: Any) -> Run:
+    return Run(Path("runs") / str(options.get("seed", 7)) / "result.json", result(**options))
+
+
+def old(**options: Any) -> Run:
+    """A run as the first version wrote it."""
+    facts = {k: v for k, v in result(**options).items() if k not in NEW_KEYS}
+    facts["views"] = {"find": ["prompted"]}
+    return Run(Path("old/result.json"), facts)
+
+
+def test_results_are_found_at_any_depth_and_others_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "b", *grid(seeds=(7,)))
+    bad = {
+        "cut": '{"schema": 1, "meth',
+        "list": "[]",
+        "foreign": '{"accuracy": 1}',
+        "newer": json.dumps(result() | {"schema": 99}),
+        "nan": json.dumps(result(accuracy=float("nan"))),
+        "binary": None,
+    }
+    for name, text in bad.items():
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "result.json"
+        file.write_bytes(b"\xff\xfe\x00") if text is None else file.write_text(text)
+    runs, broken = read_results([tmp_path])
+    assert len(runs) == 12
+    reasons = {b.path.parent.name: b.reason for b in broken}
+    assert reasons.keys() == bad.keys()
+    assert "method" in reasons["foreign"]
+    assert "newer" in reasons["newer"]
+
+
+def test_a_folder_that_is_absent_or_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_results([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match=r"no result\.json"):
+        read_results([tmp_path])
+
+
+def test_the_same_folder_given_twice_counts_once(tmp_path: Path) -> None:
+    write(tmp_path, result())
+    assert len(read_results([tmp_path, tmp_path])[0]) == 1
+
+
+def test_what_an_older_result_does_not_say_is_unknown() -> None:
+    (row,) = rows([old()])
+    assert {row[key] for key in NEW_KEYS} == {"unknown"}
+    (row,) = rows([run_of(method="HYDRA")])
+    assert row["prompt"] == "none"
+
+
+def test_the_csv_has_one_row_a_run_and_readable_settings() -> None:
+    text = to_csv(rows([run_of(), run_of(seed=9)]))
+    first, second = csv.DictReader(io.StringIO(text))
+    assert (first["seed"], second["seed"]) == ("7", "9")
+    assert first["prompt"] == "PadPrompt(canvas_size=64, pad_size=4, clamp=inclusive)"
+    assert first["budget"] == "(find=(epochs=30, batches=196), tune=(epochs=30, batches=196))"
+    assert float(first["test_accuracy"]) == run_of().facts["test_accuracy"]
+
+
+def test_a_run_is_judged_by_the_accuracy_it_names() -> None:
+    run = run_of(accuracy=0.5)
+    assert run.accuracy == 50
+    plain = run_of(accuracy=0.5, headline="test_accuracy_plain")
+    assert plain.accuracy == pytest.approx(49)
+
+
+@pytest.mark.parametrize(
+    ("find", "tune", "prompt", "label"),
+    [
+        (["prompted"], ["prompted"], PAD, "VPNs"),
+        (["prompted"], ["plain"], PAD, "VPNs, prompt in mask finding only"),
+        (["plain"], ["prompted"], PAD, "VPNs, prompt in tuning only"),
+        (["plain"], ["prompted"], None, "VPNs"),
+    ],
+)
+def test_the_label_says_where_the_prompt_is_missing(
+    find: list[str], tune: list[str], prompt: dict[str, Any] | None, label: str
+) -> None:
+    assert run_of(views={"find": find, "tune": tune}, prompt=prompt).label == label
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("weights", "IMAGENET1K_V2", "weights is IMAGENET1K_V1"),
+        ("backbone", "resnet50", "backbone is resnet18"),
+        ("input_size", 32, "input_size is 64"),
+        ("protocol", "released", "protocol is paper"),
+        ("prompt", PAD | {"pad_size": 8}, "prompt.pad_size is 4"),
+        ("prompt", None, "prompt is PadPrompt"),
+        ("batch_size", 64, "batch_size is 256"),
+        ("train_images", 5_000, "train_images is 50000"),
+        ("mapping", {"name": "IdentityMapping"}, "mapping.name is FrequencyMapping"),
+        ("pruner", {"name": "VPNs", "scope": "layer"}, "pruner.scope is none"),
+        ("views", {"find": ["plain"], "tune": ["prompted"]}, "views.find is prompted"),
+        ("budget", {"tune": {"epochs": 3, "batches": 196}}, "budget.tune is (epochs=30"),
+        ("optimizers", {"tune": [{"name": "Adam", "lr": {}}]}, "optimizers.tune is SGD"),
+    ],
+)
+def test_runs_that_differ_in_more_than_sparsity_and_seed_are_no_curve(
+    key: str, value: object, shown: str
+) -> None:
+    runs = [run_of(), run_of(seed=9), run_of(seed=17, **{key: value})]
+    assert mixture(runs[:2]) is None
+    reason = mixture(runs)
+    assert reason is not None
+    assert shown in reason
+    assert "runs/7 and" in reason
+    assert "runs/17" in reason
+
+
+def test_sparsity_seed_and_the_file_of_stored_masks_may_differ_along_a_curve() -> None:
+    stored = [{"name": "Stored", "path": f"runs/{seed}/masks.safetensors"} for seed in (7, 9)]
+    runs = [
+        run_of(sparsity=s, seed=seed, pruner=pruner)
+        for s, seed, pruner in zip((0.5, 0.9), (7, 9), stored, strict=True)
+    ]
+    assert mixture(runs) is None
+
+
+def test_lottery_rounds_may_grow_along_a_curve() -> None:
+    runs = [run_of(method="LTH", sparsity=s) for s in (0.5, 0.8, 0.9)]
+    assert len({run.facts["gradient_steps"] for run in runs}) == 3
+    assert mixture(runs) is None
+
+
+def test_older_results_are_not_held_against_newer_ones_but_it_is_said() -> None:
+    runs = [run_of(), old(sparsity=0.5)]
+    assert mixture(runs) is None
+    (note,) = remarks({"VPNs": runs})
+    assert "prompt" in note
+    assert "unknown" in note
+
+
+def test_older_results_are_still_told_apart_by_their_steps_of_tuning() -> None:
+    longer = old()
+    longer.facts["stages"]["tune"]["gradient_steps"] = 99
+    reason = mixture([old(), longer])
+    assert reason is not None
+    assert reason.startswith("tuning steps is 5880 in old and 99")
+
+
+def test_methods_that_were_given_other_weights_are_remarked_on() -> None:
+    (note,) = remarks({"VPNs": [run_of()], "OMP": [run_of(method="OMP", weights="other")]})
+    assert note == "VPNs and OMP differ in weights: IMAGENET1K_V1, other"

@@ -1,0 +1,176 @@
+"""Tables: hand-checked numbers, the best in bold, and text that Markdown and LaTeX take."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from toy_results import grid, result
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.experiments.definitions import DEFINITIONS, members, overview
+from vpns_lightning.experiments.exhibits import build
+from vpns_lightning.experiments.hyperparameters import hyperparameter_table, overlaid
+from vpns_lightning.experiments.results_table import Run
+from vpns_lightning.experiments.tables import (
+    Cell,
+    Table,
+    cost_tables,
+    data_table,
+    escape,
+    panel_table,
+    spread,
+    to_latex,
+    to_markdown,
+)
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def runs_of(*results: dict[str, Any]) -> list[Run]:
+    return [Run(Path(f"runs/{i}/result.json"), facts) for i, facts in enumerate(results)]
+
+
+def table_of(*results: dict[str, Any], definition: str = "") -> Table:
+    chosen = next((d for d in DEFINITIONS if d.id == definition), overview(""))
+    panel, *_ = build(chosen, members(chosen, runs_of(*results))).panels
+    return panel_table(panel)
+
+
+def body(table: Table) -> dict[str, list[str]]:
+    return {
+        row[0].text: [f"**{c.text}**" if c.bold else c.text for c in row[1:]] for row in table.rows
+    }
+
+
+def test_entries_are_mean_deviation_and_number_of_seeds_the_best_in_bold() -> None:
+    table = table_of(
+        result("VPNs", 0.5, 7, accuracy=0.80),
+        result("VPNs", 0.5, 9, accuracy=0.82),
+        result("VPNs", 0.9, 7, accuracy=0.70),
+        result("OMP", 0.5, 7, accuracy=0.79),
+        result("OMP", 0.5, 9, accuracy=0.79),
+        result("OMP", 0.9, 7, accuracy=0.75),
+        result("Dense", seed=7, accuracy=0.9),
+    )
+    assert table.columns == ("method", "50 %", "90 %")
+    # sqrt(((80 - 81)**2 + (82 - 81)**2) / 1) = 1.41
+    assert body(table) == {
+        "Dense": ["90.00 (1)", "90.00 (1)"],
+        "VPNs": ["**81.00 ± 1.41 (2)**", "70.00 (1)"],
+        "OMP": ["79.00 ± 0.00 (2)", "**75.00 (1)**"],
+    }
+
+
+def test_equal_means_are_all_bold_and_a_lone_method_is_not() -> None:
+    both = table_of(result("VPNs", accuracy=0.7), result("OMP", accuracy=0.700001))
+    assert body(both) == {"VPNs": ["**70.00 (1)**"], "OMP": ["**70.00 (1)**"]}
+    assert body(table_of(result("VPNs", accuracy=0.7))) == {"VPNs": ["70.00 (1)"]}
+
+
+def test_what_is_missing_or_refused_says_so() -> None:
+    table = table_of(
+        result("VPNs", 0.5), result("VPNs", 0.9), result("OMP", 0.9),
+        result("HYDRA", 0.9), result("HYDRA", 0.5, protocol="released"),
+    )  # fmt: skip
+    shown = body(table)
+    assert shown["OMP"][0] == "missing"
+    assert shown["HYDRA"] == ["refused", "refused"]
+
+
+def test_the_least_time_and_steps_are_the_best() -> None:
+    table = table_of(result("VPNs", seconds=60), result("LTH", 0.9, seconds=600), definition="fig9")
+    assert body(table) == {"VPNs": ["**1.00 (1)**"], "LTH": ["10.00 (1)"]}
+
+
+def test_spread_writes_thousands_and_decimals() -> None:
+    assert spread(12345.678, None, 0) == "12,346"
+    assert spread(7.25, 0.005, 2) == "7.25 ± 0.01"
+
+
+def test_markdown_is_a_table_that_keeps_its_columns() -> None:
+    table = Table("Name", ("method", "90 %"), ((Cell("a|b"), Cell("1.0", bold=True)),), "Note.")
+    assert to_markdown(table) == (
+        "### Name\n\n| method | 90 % |\n| --- | ---: |\n| a\\|b | **1.0** |\n\nNote.\n"
+    )
+
+
+def test_latex_escapes_what_it_would_read_as_commands() -> None:
+    assert escape(r"90 % & a_b #1 $x {y} ~ ^ \z < > ±") == (
+        r"90 \% \& a\_b \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} "
+        r"\textbackslash{}z \textless{} \textgreater{} $\pm$"
+    )
+    cells = ((Cell("VPNs_x"), Cell("1.00 ± 0.10 (2)", bold=True)),)
+    lines = to_latex(Table("50 % & more", ("method", "90 %"), cells)).splitlines()
+    assert r"VPNs\_x & \textbf{1.00 $\pm$ 0.10 (2)} \\" in lines
+    assert r"method & 90 \% \\" in lines
+    assert r"\caption{50 \% \& more.}" in lines
+    assert lines.count(r"\end{tabular}") == 1
+
+
+def test_the_cost_table_compares_methods_at_equal_sparsity() -> None:
+    runs = runs_of(*grid(("VPNs", "LTH"), (0.5, 0.9), (7, 9)))
+    (table,) = cost_tables(runs)
+    rows = [[cell.text for cell in row] for row in table.rows]
+    assert [row[:2] for row in rows] == [
+        ["50 %", "LTH"],
+        ["50 %", "VPNs"],
+        ["90 %", "LTH"],
+        ["90 %", "VPNs"],
+    ]
+    # 30 + 30 epochs of 196 batches, ten steps a second
+    assert rows[1][2:6] == ["60", "11,760", "11,760", "19.60"]
+    assert rows[1][6].endswith("(2)")
+
+
+def test_the_cost_of_mixed_runs_is_refused() -> None:
+    (table,) = cost_tables(runs_of(result(), result(seed=9, protocol="released")))
+    assert [cell.text for cell in table.rows[0]][2:] == ["refused"] * 5
+
+
+def test_the_data_table_says_what_the_runs_say() -> None:
+    facts = result(dataset="DTD", classes=47)
+    del facts["train_images"]
+    table = data_table(runs_of(result(), result(batch_size=64), facts))
+    assert body(table) == {
+        "CIFAR100": ["100", "50,000", "10,000", "256, 64", "64"],
+        "DTD": ["47", "unknown", "10,000", "256", "64"],
+    }
+
+
+def test_hyperparameters_are_those_of_the_configs() -> None:
+    table = hyperparameter_table(CONFIGS)
+    rows = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in table.rows}
+    pad = "PadPrompt (canvas_size 224, pad_size 16)"
+    assert rows["VPNs", "find"] == ["30", "Adam", "0.0001", "0.0001", pad]
+    assert rows["VPNs", "tune"] == ["30", "SGD", "0.01", "0.0001", pad]
+    assert rows["HYDRA", "find"] == ["60", "Adam", "0.0001", "0.0001", "none"]
+    assert rows["OMP", "find"] == ["none", "", "", "", "none"]
+    assert rows["LTH", "find"][:3] == ["60", "SGD", "0.01"]
+    assert rows["BiP", "tune"][0] == "none"
+    assert {name for name, _ in rows} >= {"Random", "SNIP", "GraSP", "SynFlow", "Dense"}
+
+
+def test_hyperparameters_follow_the_folder_that_is_given(tmp_path: Path) -> None:
+    base = yaml.safe_load((CONFIGS / "resnet18_cifar100.yaml").read_text())
+    base["tune"]["epochs"] = 5
+    (tmp_path / "pruner").mkdir()
+    (tmp_path / "resnet18_cifar100.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "pruner" / "omp.yaml").write_text("find: {pruner: OMP}\nnetwork: {prompt: null}\n")
+    texts = [[cell.text for cell in row[:3]] for row in hyperparameter_table(tmp_path).rows]
+    assert texts == [
+        ["VPNs", "find", "30"],
+        ["VPNs", "tune", "5"],
+        ["OMP", "find", "none"],
+        ["OMP", "tune", "5"],
+    ]
+    (tmp_path / "pruner" / "omp.yaml").write_text("{")
+    with pytest.raises(UserError, match=r"omp\.yaml is no YAML"):
+        hyperparameter_table(tmp_path)
+
+
+def test_an_overlay_merges_mappings_and_replaces_classes() -> None:
+    base = {"find": {"epochs": 3, "opt": {"class_path": "A", "init_args": {"lr": 1}}}}
+    merged = overlaid(base, {"find": {"opt": {"class_path": "B"}}})
+    assert merged == {"find": {"epochs": 3, "opt": {"class_path": "B"}}}
+    assert base["find"]["opt"]["class_path"] == "A"
