@@ -13,6 +13,10 @@ COMMANDS = {
     "test": ("test", "measure the accuracy of a finished run"),
     "predict": ("predict", "classify a folder of images with a finished run, into a CSV file"),
     "export": ("export", "write a finished run's network as .safetensors, .pt2 or .onnx"),
+    "grid": (
+        "grid",
+        "many runs: methods x data x sparsities x seeds; run again for what is missing",
+    ),
     "data": ("data", "check a data set: layout, counts and a sample of images"),
 }
 EXAMPLES = """\
@@ -77,3 +81,8 @@ def _help() -> str:
             EXAMPLES,
         ]
     )
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "vpns"  # what a result records as its command
+    main()

@@ -27,6 +27,7 @@ from vpns_lightning.callbacks import (
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError
 from vpns_lightning.evaluation import evaluate
+from vpns_lightning.grid_cell import share_warmup, take_warmup
 from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV
 from vpns_lightning.machine import as_list, check_run, quiet_lightning, tune_ddp
@@ -137,11 +138,16 @@ class _Run:
             self.facts["class_names"] = list(self.data.class_names)
         for stage in left:
             self._fit(stage)
+            if stage.stage == "warmup" and is_first_process():
+                share_warmup(self.run)
         return self._finish(find)
 
     def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Load the last hand-off, if there is one, and return the stages after it."""
         names = [stage.stage for stage in stages]
+        source = take_warmup(self.run) if "warmup" in names and is_first_process() else None
+        if source is not None:
+            say(f"stage 'warmup' is that of {source}, which has an equal one")
         if not self.run.handoff.is_file():
             return stages
         finished = read_about(self.run.handoff)["stage"]

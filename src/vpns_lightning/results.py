@@ -12,6 +12,7 @@ import torchvision
 
 from vpns_lightning._version import __version__
 from vpns_lightning.data import ImageData
+from vpns_lightning.grid_cell import grid_facts
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.accounting import account, effective_sparsity
 from vpns_lightning.sparsity import sparsity_report
@@ -71,6 +72,7 @@ def collect(
             "python": platform.python_version(),
         },
         "command": shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else "",
+        **_grid(),
     }
 
 
@@ -80,6 +82,11 @@ TOTALS = ("epochs", "gradient_steps", "forward_backward_passes", "seconds")
 def _accuracy(stages: dict[str, dict[str, Any]], stage: str) -> float | None:
     value = stages.get(stage, {}).get("accuracy", {}).get("test_accuracy")
     return None if value is None else float(value)
+
+
+def _grid() -> dict[str, Any]:
+    facts = grid_facts()
+    return {} if facts is None else {"grid": facts}
 
 
 def _total(stages: dict[str, dict[str, Any]], key: str) -> float:

@@ -1,0 +1,1 @@
+"""Grids of runs, and the figures and tables drawn from them."""
