@@ -31,8 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"data", "network"},
     "loggers": {"errors", "files"},
     "run_folder": {"errors", "files"},
+    "grid_cell": {"errors", "files", "handoff", "run_folder"},
     "loading": {"data", "errors", "handoff", "network", "run_folder"},
-    "results": LEARNING | {"data", "files"},
+    "results": LEARNING | {"data", "files", "grid_cell"},
     "summary": {"data", "files", "loggers", "network", "run_folder"},
     "callbacks": LEARNING | {"files", "handoff"},
 }

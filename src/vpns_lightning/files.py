@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def lock(path: Path) -> Iterator[bool]:
-    """Hold a lock file; yield whether it could be had. It goes with the process, however it ends."""
+    """Yield whether the lock file could be had; it goes with the process, however that ends."""
     import fcntl  # POSIX only, like everything that runs on a cluster
 
     with path.open("w") as file:

@@ -84,10 +84,11 @@ def run(arguments: Sequence[str]) -> None:
     _check_needs(cells)
     console = Console()
     stop = Stop()
-    with stop.listening(), held(runs):
+    with held(runs):
         write_plan(runs, cells)
         engine = _engine(options)
-        with Screen(console) as screen:
+        # after the engine, which may set handlers of its own
+        with stop.listening(), Screen(console) as screen:
             grid = GridRun(runs, cells, engine, FIT, screen, options.retries, stop)
             grid.run()
     print_report(console, grid)
@@ -184,7 +185,7 @@ def _print_plan(cells: Sequence[Cell]) -> None:
     console.print(shown)
     left_out = f", {unknown} cells whose data are not here left out" if unknown else ""
     console.print(
-        f"{len(cells)} cells, {done} done; {total:,} gradient steps{left_out}; a warm-up that cells "
-        "share is counted in each, but run once",
+        f"{len(cells)} cells, {done} done; {total:,} gradient steps{left_out}; a warm-up that "
+        "cells share is counted in each, but run once",
         highlight=False,
     )

@@ -53,7 +53,7 @@ def training_images(data: Mapping[str, Any]) -> int | None:
 
 
 def _batches(images: int, config: Mapping[str, Any]) -> int:
-    size = config["data"]["init_args"]["batch_size"]
+    size: int = config["data"]["init_args"]["batch_size"]
     # a last batch of a single image is left out
     batches = math.ceil(images / size) - (size > 1 and images > 1 and images % size == 1)
     limit = config["trainer"].get("limit_train_batches")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.experiments.cells import Cell
@@ -161,7 +161,7 @@ class GridRun:
             each.state, each.reason = "failed", str(error)
             return
         shared = self.runs / SHARED / cell.warmup_key if cell.warmup_key else None
-        facts = {"name": cell.grid, "cell": cell.name, "method": cell.method}
+        facts: dict[str, Any] = {"name": cell.grid, "cell": cell.name, "method": cell.method}
         facts |= {"axes": dict(cell.axes)} if cell.axes else {}
         each.state, each.started, each.attempts = "running", time.monotonic(), each.attempts + 1
         command = [*self.command, *cell.arguments]

@@ -32,13 +32,11 @@ class Job:
 
 
 class Engine(Protocol):
-    """Runs jobs side by side.
+    """Runs jobs side by side."""
 
-    Attributes:
-        slots: Jobs at a time.
-    """
-
-    slots: int
+    @property
+    def slots(self) -> int:
+        """Return how many jobs run at a time, now."""
 
     def start(self, job: Job) -> None:
         """Start a job; there is a free slot."""

@@ -25,9 +25,14 @@ class LocalEngine:
     def __init__(self, slots: int | None = None, gpus: Sequence[str] = ()) -> None:
         if slots is not None and slots < 1:
             raise UserError(f"--slots must be at least 1, got {slots}")
-        self.slots = slots or max(len(gpus), 1)
-        self.environments = [slot_environment(i, self.slots, gpus) for i in range(self.slots)]
+        self._slots = slots or max(len(gpus), 1)
+        self.environments = [slot_environment(i, self._slots, gpus) for i in range(self.slots)]
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+
+    @property
+    def slots(self) -> int:
+        """Return how many jobs run at a time."""
+        return self._slots
 
     def start(self, job: Job) -> None:
         """Start a job in the first free slot."""
