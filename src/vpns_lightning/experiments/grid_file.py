@@ -131,7 +131,9 @@ def _method(path: Path, name: str, given: object) -> Method:
             )
         given = options.get("use")
     configs, keys = [], {}
-    for item in [given] if isinstance(given, str) else given or []:  # type: ignore[attr-defined]  # a list, or it is refused below
+    if not isinstance(given, Sequence):
+        given = [] if given is None else [given]
+    for item in [given] if isinstance(given, str) else given:
         if isinstance(item, str):
             configs.append(item)
         elif isinstance(item, Mapping):
@@ -177,10 +179,14 @@ def _numbers(path: Path, key: str, values: object, kind: type[Any]) -> tuple[Any
     if values is None:
         return ()
     try:
-        numbers = [kind(value) for value in _values(path, key, values)]
-    except (TypeError, ValueError):
+        numbers = [float(value) for value in _values(path, key, values)]
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: {key} must be numbers, got {values!r}") from None
-    return _values(path, key, numbers)
+    if kind is int and not all(number.is_integer() for number in numbers):
+        raise UserError(f"{path}: {key} must be whole numbers, got {values!r}")
+    return _values(path, key, [kind(number) for number in numbers])
 
 
 def _files(path: Path, key: str, value: object) -> tuple[str, ...]:
