@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "exporting": TENSORS | {"files", "handoff"},
     "processes": set(),
     "evaluation": {"data", "network"},
-    "loggers": {"errors", "files"},
+    "loggers": {"errors", "files", "grid_cell"},
     "run_folder": {"errors", "files"},
     "grid_cell": {"errors", "files", "handoff", "run_folder"},
     "loading": {"data", "errors", "handoff", "network", "run_folder"},

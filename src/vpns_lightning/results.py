@@ -43,7 +43,7 @@ def collect(
     costs = account(network, data.input_size)
     return {
         "schema": SCHEMA,
-        "method": find.pruner.method(prompted=network.has_prompt and "prompted" in find.views),
+        "method": method_name(find),
         "backbone": network.backbone_name,
         "weights": network.weights_name,
         "dataset": data.name,
@@ -73,6 +73,28 @@ def collect(
         },
         "command": shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else "",
         **_grid(),
+    }
+
+
+def method_name(find: MaskFinding) -> str:
+    """Return the method as the paper writes it."""
+    return find.pruner.method(prompted=find.network.has_prompt and "prompted" in find.views)
+
+
+def stage_summary(about: dict[str, Any], find: MaskFinding, stage: str) -> dict[str, Any]:
+    """Return what a stage has come to, for loggers that keep one value of a run.
+
+    Args:
+        about: The facts of its hand-off.
+        find: The finding stage.
+        stage: Its name.
+    """
+    return {
+        "method": (grid_facts() or {}).get("method", method_name(find)),
+        **{key: about[key] for key in ("sparsity", "dataset", "seed")},
+        "sparsity_requested": find.sparsity,
+        "gradient_steps": about["stages"][stage]["gradient_steps"],
+        **about["stages"][stage]["accuracy"],
     }
 
 
