@@ -260,8 +260,11 @@ def test_wandb_without_a_key_runs_offline_and_logs_everything(
             ]
         )
     assert (run / "result.json").is_file()
-    assert list(run.glob("wandb/offline-run-*"))
     assert (run / "metrics.csv").is_file()
+    assert sorted(path.name.rpartition("-")[2] for path in run.glob("wandb/offline-run-*")) == [
+        "find",
+        "tune",
+    ]
 
 
 class Squared(vpns_lightning.Hydra):

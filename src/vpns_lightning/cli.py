@@ -15,6 +15,10 @@ COMMANDS = {
     "export": ("export", "write a finished run's network as .safetensors, .pt2 or .onnx"),
     "bench": ("bench", "measure what a run's pruning saves against the dense network"),
     "import": ("importing", "make a run folder of a checkpoint of the authors' released code"),
+    "grid": (
+        "grid",
+        "many runs: methods x data x sparsities x seeds; run again for what is missing",
+    ),
     "report": ("report", "draw figures, tables and a page from finished runs"),
     "data": ("data", "check a data set: layout, counts and a sample of images"),
 }
@@ -80,3 +84,8 @@ def _help() -> str:
             EXAMPLES,
         ]
     )
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "vpns"  # what a result records as its command
+    main()

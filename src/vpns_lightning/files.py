@@ -45,6 +45,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+@contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Yield whether the lock file could be had; it goes with the process, however that ends."""
+    import fcntl  # POSIX only, like everything that runs on a cluster
+
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
 def sweep_temporaries(folder: Path) -> None:
     """Delete temporary files that a killed process left in ``folder`` and below."""
     for stray in folder.rglob(".*.tmp"):

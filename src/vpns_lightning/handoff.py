@@ -1,6 +1,7 @@
 """What one stage hands to the next: the network as one safetensors file."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,31 @@ def load_network(path: Path, network: PromptedClassifier) -> dict[str, Any]:
             f"{path} is of another network: {lines[min(1, len(lines) - 1)].strip()}"
         ) from None
     return about
+
+
+def copy_network(
+    source: Path, target: Path, changes: dict[str, Any], drop: Collection[str] = ()
+) -> None:
+    """Copy a file of :func:`save_network`, some facts changed and a hash of its tensors added.
+
+    Args:
+        source: The file; its tensors are compared with their hash where it names one.
+        target: The copy, replaced only once it is complete.
+        changes: Facts to set.
+        drop: Facts to leave out.
+
+    Raises:
+        UserError: The source is damaged.
+    """
+    about = read_about(source)
+    with safe_open(source, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    digest = tensors_hash(sorted(state.items()))
+    if about.setdefault("tensors_sha256", digest) != digest:
+        raise UserError(f"{source} is damaged: its tensors have another hash; delete it")
+    facts = {key: value for key, value in (about | changes).items() if key not in drop}
+    with whole_file(target) as temporary:
+        save_file(state, temporary, metadata={"vpns": json.dumps(facts)})
 
 
 def synchronise(network: PromptedClassifier) -> None:

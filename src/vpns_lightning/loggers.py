@@ -1,5 +1,6 @@
 """Loggers: a CSV that survives resuming, and W&B that never stops a run."""
 
+import copy
 import csv
 import os
 import socket
@@ -9,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vpns_lightning.files import whole_file, write_text
+from vpns_lightning.grid_cell import grid_facts
 
 COLUMNS = ("stage", "epoch", "step", "metric", "value")
 
@@ -119,6 +121,7 @@ def prepare_wandb(init_args: Mapping[str, Any], run_dir: Path, seed_name: str) -
     args = {name: value for name, value in init_args.items() if value is not None}
     args["save_dir"] = str(run_dir)
     args.setdefault("name", seed_name)
+    args.setdefault("group", (grid_facts() or {}).get("name", seed_name))
     id_file = run_dir / "wandb_id.txt"
     if not id_file.is_file():
         write_text(id_file, args.get("id", uuid.uuid4().hex[:8]) + "\n")
@@ -131,3 +134,24 @@ def prepare_wandb(init_args: Mapping[str, Any], run_dir: Path, seed_name: str) -
         )
         args["offline"] = True
     return args
+
+
+def for_stage(logger: Logger, stage: str) -> Logger:
+    """Return the logger of one stage: for W&B a run of its own, so that the stage is its job type.
+
+    Runs of one command share the group. Other loggers, and W&B runs that were handed in, stay.
+    """
+    if not isinstance(logger, WandbLogger) or logger._experiment is not None:
+        return logger
+    own = copy.copy(logger)
+    names = {key: f"{logger._wandb_init[key]}-{stage}" for key in ("id", "name")}
+    own._wandb_init = {"job_type": stage, **logger._wandb_init, **names}
+    own._id, own._name = names["id"], names["name"]
+    return own
+
+
+def end_stage(logger: Logger, summary: Mapping[str, Any]) -> None:
+    """Write the summary of a stage's own W&B run and end it; other loggers go on."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.summary.update(dict(summary))
+        logger.experiment.finish()

@@ -27,12 +27,13 @@ from vpns_lightning.callbacks import (
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError
 from vpns_lightning.evaluation import evaluate
+from vpns_lightning.grid_cell import share_warmup, take_warmup
 from vpns_lightning.handoff import load_network, read_about, save_masks
-from vpns_lightning.loggers import MetricsCSV
+from vpns_lightning.loggers import MetricsCSV, end_stage, for_stage
 from vpns_lightning.machine import as_list, check_run, quiet_lightning, tune_ddp
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.processes import is_first_process
-from vpns_lightning.results import collect
+from vpns_lightning.results import collect, stage_summary
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
 from vpns_lightning.summary import draw_summary, print_table
@@ -131,17 +132,23 @@ class _Run:
 
     def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
         """Run the stages that are left, then write the results."""
+        self.find = find
         left = self._resume(stages)
         if left and is_first_process():
             self.data.prepare_data()
             self.facts["class_names"] = list(self.data.class_names)
         for stage in left:
             self._fit(stage)
+            if stage.stage == "warmup" and is_first_process():
+                share_warmup(self.run)
         return self._finish(find)
 
     def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Load the last hand-off, if there is one, and return the stages after it."""
         names = [stage.stage for stage in stages]
+        source = take_warmup(self.run) if "warmup" in names and is_first_process() else None
+        if source is not None:
+            say(f"stage 'warmup' is that of {source}, which has an equal one")
         if not self.run.handoff.is_file():
             return stages
         finished = read_about(self.run.handoff)["stage"]
@@ -162,7 +169,8 @@ class _Run:
         if resume:
             say(f"stage {stage.stage!r} goes on from {checkpoint}")
         with quiet_lightning():
-            trainer = self._trainer(stage)
+            loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
+            trainer = self._trainer(stage, loggers)
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             trainer.fit(stage, datamodule=self.data, weights_only=True)
@@ -175,9 +183,13 @@ class _Run:
         if not trainer.state.finished:
             raise KeyboardInterrupt
         trainer.strategy.checkpoint_io.teardown()
+        if is_first_process():
+            about = read_about(self.run.handoff)
+            for logger in set(loggers) - set(self.loggers):
+                end_stage(logger, stage_summary(about, self.find, stage.stage))
 
-    def _trainer(self, stage: Stage) -> pl.Trainer:
-        """Return a Trainer of this stage's own; callbacks are copied, loggers shared."""
+    def _trainer(self, stage: Stage, loggers: Sequence[Logger]) -> pl.Trainer:
+        """Return a Trainer of this stage's own; callbacks are copied."""
         options = dict(self.machine)
         theirs = [deepcopy(callback) for callback in as_list(options.pop("callbacks", None))]
         checkpoint = self.run.checkpoint(stage.stage)
@@ -190,12 +202,12 @@ class _Run:
                 **options,
                 "max_epochs": stage.epochs,
                 "default_root_dir": str(checkpoint.parent),
-                "logger": self.loggers,
+                "logger": loggers,
                 "enable_progress_bar": bar,
                 "plugins": [*as_list(options.get("plugins")), AtomicCheckpointIO()],
                 "callbacks": [
                     *theirs,
-                    _Forget(self.loggers),
+                    _Forget(loggers),
                     StageClock(),
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
@@ -220,6 +232,8 @@ class _Run:
             self.run.write_result(result)
             print_table(result, self.run)
         for logger in self.loggers:
+            if logger is not for_stage(logger, ""):
+                continue  # its stages have summaries
             if is_first_process():
                 logger.log_metrics({f"result/{k}": result[k] for k in LOGGED_RESULTS})
             logger.finalize("success")

@@ -12,6 +12,7 @@ import torchvision
 
 from vpns_lightning._version import __version__
 from vpns_lightning.data import ImageData
+from vpns_lightning.grid_cell import grid_facts
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.accounting import account, effective_sparsity
 from vpns_lightning.settings import describe
@@ -43,7 +44,7 @@ def collect(
     costs = account(network, data.input_size)
     return {
         "schema": SCHEMA,
-        "method": find.pruner.method(prompted=network.has_prompt and "prompted" in find.views),
+        "method": method_name(find),
         "backbone": network.backbone_name,
         "weights": network.weights_name,
         "dataset": data.name,
@@ -72,6 +73,29 @@ def collect(
             "python": platform.python_version(),
         },
         "command": shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else "",
+        **_grid(),
+    }
+
+
+def method_name(find: MaskFinding) -> str:
+    """Return the method as the paper writes it."""
+    return find.pruner.method(prompted=find.network.has_prompt and "prompted" in find.views)
+
+
+def stage_summary(about: dict[str, Any], find: MaskFinding, stage: str) -> dict[str, Any]:
+    """Return what a stage has come to, for loggers that keep one value of a run.
+
+    Args:
+        about: The facts of its hand-off.
+        find: The finding stage.
+        stage: Its name.
+    """
+    return {
+        "method": (grid_facts() or {}).get("method", method_name(find)),
+        **{key: about[key] for key in ("sparsity", "dataset", "seed")},
+        "sparsity_requested": find.sparsity,
+        "gradient_steps": about["stages"][stage]["gradient_steps"],
+        **about["stages"][stage]["accuracy"],
     }
 
 
@@ -81,6 +105,11 @@ TOTALS = ("epochs", "gradient_steps", "forward_backward_passes", "seconds")
 def _accuracy(stages: dict[str, dict[str, Any]], stage: str) -> float | None:
     value = stages.get(stage, {}).get("accuracy", {}).get("test_accuracy")
     return None if value is None else float(value)
+
+
+def _grid() -> dict[str, Any]:
+    facts = grid_facts()
+    return {} if facts is None else {"grid": facts}
 
 
 def _total(stages: dict[str, dict[str, Any]], key: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from vpns_lightning.errors import UserError
-from vpns_lightning.files import sweep_temporaries, write_text
+from vpns_lightning.files import lock, sweep_temporaries, write_text
 
 # what may differ when a run is resumed: where and how it is computed, not what
 MACHINE_KEYS = (
@@ -102,19 +102,22 @@ class RunFolder:
         Raises:
             UserError: Another process holds it.
         """
-        import fcntl  # POSIX only, like everything that runs on a cluster
-
         self.make()
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        with lock(self.path / ".lock") as held:
+            if not held:
                 raise UserError(
                     f"another process is running in {self.path}: wait for it, or choose another "
                     "trainer.default_root_dir"
-                ) from None
+                )
             sweep_temporaries(self.path)
             yield
+
+    def in_use(self) -> bool:
+        """Return whether another process holds the folder."""
+        if not (self.path / ".lock").exists():
+            return False
+        with lock(self.path / ".lock") as held:
+            return not held
 
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -126,6 +129,11 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
         for key in keys
         if before.get(key) != after.get(key) and not _is_machine(key)
     ]
+
+
+def method_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted key to value of every leaf, the machine's keys left out."""
+    return {key: value for key, value in _flat(config).items() if not _is_machine(key)}
 
 
 def _is_machine(key: str) -> bool:

@@ -1,0 +1,92 @@
+"""What an engine is, and how every engine starts a run: as a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process to run.
+
+    Attributes:
+        name: Unique in the grid.
+        command: Program and arguments.
+        log: File that its output is appended to.
+        environment: Variables besides those of the grid's own process.
+        cwd: Working directory.
+    """
+
+    name: str
+    command: Sequence[str]
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path = field(default_factory=Path.cwd)
+
+
+class Engine(Protocol):
+    """Runs jobs side by side."""
+
+    @property
+    def slots(self) -> int:
+        """Return how many jobs run at a time, now."""
+
+    def start(self, job: Job) -> None:
+        """Start a job; there is a free slot."""
+
+    def wait(self, seconds: float) -> list[tuple[Job, int]]:
+        """Wait up to ``seconds`` and return the jobs that ended, with their exit status.
+
+        The status is negative for a signal, as in :mod:`subprocess`.
+        """
+
+    def stop(self, grace: float) -> None:
+        """Ask all jobs to save and end, kill them after ``grace`` seconds, and return."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+def launch(job: Job, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a job in a session of its own, bound to the life of this thread's process.
+
+    The terminal's Ctrl-C does not reach it: the grid decides how it ends. It gets SIGTERM when the
+    thread that calls this dies, so it has to be the main thread.
+    """
+    bound = [sys.executable, "-m", "vpns_lightning.experiments.engines.bound", str(os.getpid())]
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(job.command)}\n".encode())
+        log.flush()
+        return subprocess.Popen(
+            [*bound, *job.command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **job.environment, **extra},
+            cwd=job.cwd,
+            start_new_session=True,
+        )
+
+
+def end(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
+    """Send SIGTERM, wait up to ``grace`` seconds for all, then kill what is left."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0))
+    for process in processes:
+        # loaders and other ranks are in its session
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

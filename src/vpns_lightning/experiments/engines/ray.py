@@ -1,0 +1,135 @@
+"""The Ray engine: the same processes on several machines (Ray core, the extra ``grid``).
+
+Every machine needs this package in an environment at the same path, and the folders of the grid at
+the same path. Ray runs what anyone who reaches its ports sends: use it on a trusted network only.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from vpns_lightning.errors import UserError
+from vpns_lightning.experiments.engines.base import Job, end, launch
+from vpns_lightning.run_folder import RunFolder
+
+# before ray is imported: nothing is sent to its makers, and no worker prints here
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+try:
+    import ray
+except ModuleNotFoundError:
+    raise UserError(
+        "--engine ray needs Ray: pip install 'vpns-lightning[grid]', or use --engine local"
+    ) from None
+
+LOST_MACHINES = 8  # how often Ray may move one cell because its machine is gone
+_SAVING = 120.0  # seconds that a run has to save
+
+
+class RayEngine:
+    """Runs jobs on a Ray cluster, each on one GPU, or on a share of the cores where there are none.
+
+    Args:
+        slots: Jobs at a time in the whole cluster; None takes one for each GPU, or one for each
+            machine where there are none.
+        address: Of a running cluster (``HOST:PORT`` or ``auto``); None starts one on this machine,
+            which ends with the grid and which other machines cannot reach.
+
+    Raises:
+        UserError: ``slots`` is below 1, or no cluster answers.
+    """
+
+    def __init__(self, slots: int | None = None, address: str | None = None) -> None:
+        if slots is not None and slots < 1:
+            raise UserError(f"--slots must be at least 1, got {slots}")
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if address is None:
+            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            options |= {"num_cpus": len(os.sched_getaffinity(0))}
+        try:
+            ray.init(address=address or "local", **options)
+        except ConnectionError as error:
+            raise UserError(f"no Ray cluster answers at {address!r}: {error}") from None
+        self._wanted = slots
+        self._running: dict[Any, Job] = {}
+
+    @property
+    def slots(self) -> int:
+        """Return how many jobs the machines that are alive can run at a time."""
+        per_machine = [int(node.get("GPU", 0)) or 1 for node in self._machines()]
+        return self._wanted or max(sum(per_machine), 1)
+
+    def start(self, job: Job) -> None:
+        """Queue a job; Ray finds the machine."""
+        resources = self._share()
+        threads = {"OMP_NUM_THREADS": str(max(int(resources["num_cpus"]), 1))}
+        task = _run.options(max_retries=LOST_MACHINES, **resources)
+        self._running[task.remote(job, threads)] = job
+
+    def wait(self, seconds: float) -> list[tuple[Job, int]]:
+        """Return the jobs that ended within ``seconds``."""
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        ended, _ = ray.wait(list(self._running), timeout=seconds)
+        return [(self._running.pop(task), _status(task)) for task in ended]
+
+    def stop(self, grace: float) -> None:
+        """Ask all jobs to save and end."""
+        for task in self._running:
+            ray.cancel(task, force=grace == 0)
+        if self._running:
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=grace or 5)
+        self._running.clear()
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if ray.is_initialized():
+            self.stop(0)
+            ray.shutdown()
+
+    def _machines(self) -> list[Mapping[str, float]]:
+        """Return the resources of every machine that runs jobs."""
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
+        return [resources for resources in alive if resources.get("CPU", 0) > 0]
+
+    def _share(self) -> dict[str, float]:
+        """Return what one job reserves."""
+        machines = self._machines() or [{"CPU": 1.0}]
+        gpus = min((machine.get("GPU", 0) for machine in machines), default=0)
+        cores = sum(machine["CPU"] for machine in machines) / self.slots
+        # a share must fit the smallest machine, and above one core Ray wants whole ones
+        cores = min(cores, *(machine["CPU"] for machine in machines))
+        cores = float(int(cores)) if cores >= 1 else round(cores - 5e-5, 4)
+        return {"num_cpus": cores, "num_gpus": 1.0 if gpus else 0.0}
+
+
+@ray.remote
+def _run(job: Job, environment: Mapping[str, str]) -> int:
+    """Run a job on this machine, and return its exit status."""
+    folder = RunFolder(job.log.parent)
+    # the same run on a machine that Ray has given up may still be saving
+    while folder.in_use():
+        time.sleep(1)
+    process = launch(job, environment)
+    try:
+        while True:
+            try:
+                return process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        if process.poll() is None:  # cancelled
+            end([process], _SAVING)
+
+
+def _status(task: Any) -> int:
+    """Return the exit status of a job that ended; 1 where Ray lost it."""
+    try:
+        return int(ray.get(task))
+    except ray.exceptions.RayError as error:
+        print(f"Ray could not run a cell: {str(error).splitlines()[0]}", flush=True)
+        return 1

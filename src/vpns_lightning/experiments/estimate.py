@@ -1,0 +1,83 @@
+"""What a cell will cost, from its config alone: epochs and gradient steps of each stage."""
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from vpns_lightning.data import ImageData
+from vpns_lightning.pruners import DataSaliency, Pruner, Saliency
+
+_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+
+
+def stage_epochs(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the epochs of every stage that a run has, in order, rounds included."""
+    find = config["find"]
+    epochs = {
+        "warmup": config["warmup"]["epochs"],
+        "find": _pruner(find["pruner"]).epochs(find["epochs"], find["sparsity"]),
+        "tune": config["tune"]["epochs"],
+        "prompt": config["prompt"]["epochs"],
+    }
+    return {stage: count for stage, count in epochs.items() if count or stage in {"find", "tune"}}
+
+
+def gradient_steps(config: Mapping[str, Any]) -> int | None:
+    """Return the gradient steps of a run by one process, or None where its data are not there."""
+    images = training_images(config["data"])
+    if images is None:
+        return None
+    batches = _batches(images, config)
+    total = 0
+    for stage, epochs in stage_epochs(config).items():
+        steps = len(config[stage].get("views", ("prompted",)))
+        if stage == "find":
+            pruner = _pruner(config["find"]["pruner"])
+            # these look at images, but learn from none
+            learns = not isinstance(pruner, Saliency | DataSaliency)
+            steps *= len(pruner.shuffles) * learns
+        total += epochs * batches * steps
+    return total
+
+
+def training_images(data: Mapping[str, Any]) -> int | None:
+    """Return how many images a data set trains on: as published, or as its folder holds."""
+    arguments = data.get("init_args", {})
+    cls = _named(data["class_path"])
+    assert issubclass(cls, ImageData)
+    total = cls.counts.train if cls.counts else _files(Path(arguments["root"]) / "train")
+    return None if total is None else round(total * (1 - arguments.get("validation", 0)))
+
+
+def _batches(images: int, config: Mapping[str, Any]) -> int:
+    size: int = config["data"]["init_args"]["batch_size"]
+    # a last batch of a single image is left out
+    batches = math.ceil(images / size) - (size > 1 and images > 1 and images % size == 1)
+    limit = config["trainer"].get("limit_train_batches")
+    if limit is None:
+        return batches
+    # as the Trainer reads it: 1.0 are all batches, 2.0 are two
+    fraction = isinstance(limit, float) and limit <= 1
+    return int(batches * limit) if fraction else min(batches, int(limit))
+
+
+@cache
+def _files(folder: Path) -> int | None:
+    if not folder.expanduser().is_dir():
+        return None
+    return sum(path.suffix.lower() in _IMAGES for path in folder.expanduser().rglob("*"))
+
+
+def _pruner(config: Mapping[str, Any]) -> Pruner:
+    pruner = _named(config["class_path"])(**config.get("init_args", {}))
+    assert isinstance(pruner, Pruner)
+    return pruner
+
+
+def _named(class_path: str) -> type[Any]:
+    module, _, name = class_path.rpartition(".")
+    cls: type[Any] = getattr(import_module(module), name)
+    return cls
