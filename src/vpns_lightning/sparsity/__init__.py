@@ -1,5 +1,13 @@
 """Masks, thresholds and exact selection: tensors only, no training loop."""
 
+from vpns_lightning.sparsity.channel_selection import ChannelScope, keep_channels
+from vpns_lightning.sparsity.gates import (
+    Gated,
+    gate_layer,
+    gated_layers,
+    get_gates,
+    open_gates,
+)
 from vpns_lightning.sparsity.layers import (
     MaskedConv2d,
     MaskedLayer,
@@ -33,6 +41,8 @@ from vpns_lightning.sparsity.topk import (
 )
 
 __all__ = [
+    "ChannelScope",
+    "Gated",
     "Masked",
     "MaskedConv2d",
     "MaskedGradient",
@@ -59,5 +69,10 @@ __all__ = [
     "sparsity_report",
     "tensors_hash",
     "unbake",
+    "gate_layer",
+    "gated_layers",
+    "get_gates",
+    "keep_channels",
+    "open_gates",
     "unmask_layers",
 ]
