@@ -52,7 +52,8 @@ def print_table(result: dict[str, Any], run: RunFolder) -> None:
     console.print(table)
     of = "channels" if result["structured"] else "weights"
     console.print(
-        f"sparsity ({of}) asked {result['sparsity_requested']:g}, measured {result['sparsity']:.6f}: kept "
+        f"sparsity ({of}) asked {result['sparsity_requested']:g}, measured "
+        f"{result['sparsity']:.6f}: kept "
         f"{result['weights_kept']:,} of {result['weights_prunable']:,} weights"
     )
     console.print(

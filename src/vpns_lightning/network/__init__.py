@@ -26,8 +26,6 @@ from vpns_lightning.network.prompts import (
 __all__ = [
     "ChannelGroup",
     "Cuts",
-    "cut",
-    "find_groups",
     "ExpansivePrompt",
     "FixPrompt",
     "FrequencyMapping",
@@ -43,6 +41,8 @@ __all__ = [
     "RandomPrompt",
     "build_backbone",
     "classifier_names",
+    "cut",
+    "find_groups",
     "greedy_assignment",
     "head_of",
     "num_outputs",

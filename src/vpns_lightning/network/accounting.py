@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from vpns_lightning.network.backbones import head_of
 from vpns_lightning.network.classifier import PromptedClassifier
-from vpns_lightning.sparsity import SparsityReport, get_gates, get_masks, masked_layers, sparsity_report
+from vpns_lightning.sparsity import (
+    SparsityReport,
+    get_gates,
+    get_masks,
+    masked_layers,
+    sparsity_report,
+)
 
 UNIT = "multiply-accumulates of one image in convolution and linear layers; FLOPs are twice that"
 

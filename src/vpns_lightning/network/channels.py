@@ -28,7 +28,7 @@ class Member(NamedTuple):
         layer: Name in the backbone.
         role: "rows" (outputs, and everything of a normalisation) or "columns" (inputs).
         size: Of that dimension.
-        index: Positions in that dimension, (k,) int64.
+        positions: Positions in that dimension, (k,) int64.
         channel: Channel of the group at each position, (k,) int64.
         bare: A producer whose output is not normalised.
     """
@@ -36,14 +36,14 @@ class Member(NamedTuple):
     layer: str
     role: str
     size: int
-    index: Tensor
+    positions: Tensor
     channel: Tensor
     bare: bool
 
     def whole(self) -> bool:
         """Return whether the group's channels are all of the dimension, in its order."""
         order = torch.arange(self.size)
-        return torch.equal(self.index, order) and torch.equal(self.channel, order)
+        return torch.equal(self.positions, order) and torch.equal(self.channel, order)
 
 
 class ChannelGroup(NamedTuple):
@@ -83,7 +83,9 @@ def find_groups(
     bare = _backbone_without_masks(deepcopy(network.backbone))
     graph, groups = _trace(bare, _size(network, input_size), protected)
     names = {module: name for name, module in bare.named_modules()}
-    return tuple(_read_group(graph, group, names) for group in groups)
+    found = {group.name: group for group in (_read_group(graph, g, names) for g in groups)}
+    # Torch-Pruning goes from the output to the input
+    return tuple(found[name] for name in names.values() if name in found)
 
 
 def cut(
@@ -109,7 +111,7 @@ def cut(
     _backbone_without_masks(backbone)
     graph, found = _trace(backbone, _size(network, input_size), protected)
     names = {module: name for name, module in backbone.named_modules()}
-    roots = {names[group[0].dep.target.module]: group[0].dep for group in found}
+    roots = {_read_group(graph, each, names).name: each[0].dep for each in found}
     for group in groups:
         removed = (~kept[group.name]).nonzero().flatten().tolist()
         if removed:
@@ -135,16 +137,16 @@ def _record(network: PromptedClassifier, group: ChannelGroup, kept: Tensor) -> N
     network.cuts.add(group.name, "channels", kept)
     for member in group.members:
         left = torch.ones(member.size, dtype=torch.bool, device=kept.device)
-        left[member.index.to(kept.device)] = kept[member.channel.to(kept.device)]
+        left[member.positions.to(kept.device)] = kept[member.channel.to(kept.device)]
         network.cuts.add(member.layer, member.role, left)
 
 
 def _check_history(network: PromptedClassifier) -> None:
     """Compare the history with the shapes that Torch-Pruning left."""
     for name, left in network.cuts.layers().items():
-        shape = network.backbone.get_submodule(name).weight.shape
-        for size, part in zip(shape, left, strict=False):
-            assert part is None or int(part.sum()) == size, (name, tuple(shape))
+        layer = network.backbone.get_submodule(name)
+        for part, rows in zip(left, (True, False), strict=True):
+            assert part is None or int(part.sum()) == _size_of(layer, rows), name
 
 
 def _unprunable(network: PromptedClassifier) -> set[str]:
@@ -197,7 +199,6 @@ def _trace(backbone: nn.Module, size: int, protected: set[str]) -> tuple[Any, li
 
 
 def _read_group(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> ChannelGroup:
-    root = group[0].dep.target.module
     members = []
     for item in group:
         layer = item.dep.target.module
@@ -219,7 +220,18 @@ def _read_group(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> Chann
                 rows and _has_mask(layer) and not (normalised and all(normalised)),
             )
         )
-    return ChannelGroup(names[root], len(group[0].idxs), tuple(members))
+    return ChannelGroup(_name_of(members, names), len(group[0].idxs), tuple(members))
+
+
+def _name_of(members: Sequence[Member], names: Mapping[nn.Module, str]) -> str:
+    """Return the first layer, in the network's order, that makes all channels of a group."""
+    makers = {
+        member.layer
+        for module, name in names.items()
+        for member in members
+        if member.layer == name and member.role == "rows" and _has_mask(module) and member.whole()
+    }
+    return next(name for name in names.values() if name in makers)
 
 
 def _size_of(layer: nn.Module, rows: bool) -> int:
@@ -236,7 +248,9 @@ def _is_depthwise(layer: nn.Module) -> bool:
 
 def _check_kind(name: str, layer: nn.Module) -> None:
     plain = type(layer) in (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm)
-    if not plain or (isinstance(layer, nn.Conv2d) and layer.groups > 1 and not _is_depthwise(layer)):
+    if not plain or (
+        isinstance(layer, nn.Conv2d) and layer.groups > 1 and not _is_depthwise(layer)
+    ):
         kind = "grouped convolution" if plain else type(layer).__name__
         raise UserError(
             f"channels through {name!r} ({kind}) cannot be cut: structured pruning handles "

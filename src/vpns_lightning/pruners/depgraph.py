@@ -45,9 +45,7 @@ class DepGraph(Structured):
         round_to: int = 1,
         input_size: int | None = None,
     ) -> None:
-        super().__init__(
-            scope=scope, min_keep=min_keep, round_to=round_to, input_size=input_size
-        )
+        super().__init__(scope=scope, min_keep=min_keep, round_to=round_to, input_size=input_size)
         if reg < 0:
             raise UserError(f"reg is the weight of a decay, at least 0, got {reg}")
         self.sparse_learning = sparse_learning
@@ -66,7 +64,7 @@ class DepGraph(Structured):
                     continue
                 dim = 0 if member.role == "rows" else 1
                 factor = weight.new_zeros(member.size)
-                index, channel = (p.to(weight.device) for p in (member.index, member.channel))
+                index, channel = (p.to(weight.device) for p in (member.positions, member.channel))
                 factor[index] = strength[channel].to(weight.dtype)
                 shape = [-1 if d == dim else 1 for d in range(weight.dim())]
                 weight.grad.addcmul_(weight, factor.view(shape))

@@ -39,9 +39,7 @@ class Slim(Structured):
         round_to: int = 1,
         input_size: int | None = None,
     ) -> None:
-        super().__init__(
-            scope=scope, min_keep=min_keep, round_to=round_to, input_size=input_size
-        )
+        super().__init__(scope=scope, min_keep=min_keep, round_to=round_to, input_size=input_size)
         if reg < 0:
             raise UserError(f"reg is the weight of a penalty, at least 0, got {reg}")
         self.reg = reg
@@ -82,7 +80,7 @@ class Slim(Structured):
                 layer = network.backbone.get_submodule(member.layer)
                 if not isinstance(layer, torch.nn.BatchNorm2d) or layer.weight is None:
                     continue
-                index, channel = (p.to(total.device) for p in (member.index, member.channel))
+                index, channel = (p.to(total.device) for p in (member.positions, member.channel))
                 total.index_add_(0, channel, layer.weight.abs().float()[index])
                 count.index_add_(0, channel, torch.ones_like(total)[channel])
             scores[group.name] = total / count

@@ -129,6 +129,6 @@ def group_energy(network: PromptedClassifier, group: ChannelGroup) -> tuple[Tens
         others = [d for d in range(weight.dim()) if d != dim]
         squares = weight.detach().float().square()
         per_position = squares.sum(others) if others else squares
-        index, channel = (part.to(total.device) for part in (member.index, member.channel))
+        index, channel = (part.to(total.device) for part in (member.positions, member.channel))
         total.index_add_(0, channel, per_position[index])
     return total, len(group.members)

@@ -31,9 +31,7 @@ class StructuredVPNs(Structured):
         round_to: int = 1,
         input_size: int | None = None,
     ) -> None:
-        super().__init__(
-            scope=scope, min_keep=min_keep, round_to=round_to, input_size=input_size
-        )
+        super().__init__(scope=scope, min_keep=min_keep, round_to=round_to, input_size=input_size)
         self.sparsity = 0.0
         self._places: dict[str, list[str]] = {}
 
@@ -132,4 +130,3 @@ def _gate_places(network: PromptedClassifier, group: ChannelGroup) -> list[str]:
             )
         places.append(member.layer)
     return places
-

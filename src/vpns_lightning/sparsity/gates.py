@@ -89,10 +89,11 @@ class GatedConv2d(Gated, MaskedConv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of (N, C, H, W), closed channels zero."""
         bias = None if self.bias is None else self.gated(self.bias)
-        return self._conv_forward(input, self.effective_weight(), bias)
+        output: Tensor = self._conv_forward(input, self.effective_weight(), bias)
+        return output
 
 
-class GatedLinear(Gated, MaskedLinear):
+class GatedLinear(Gated, MaskedLinear):  # type: ignore[misc]  # see MaskedLinear
     """A linear layer whose rows and bias carry a gate."""
 
     def effective_weight(self) -> Tensor:
