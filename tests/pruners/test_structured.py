@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ from vpns_lightning.sparsity import gate_layer, gated_layers, get_gates
 
 METHODS: dict[str, Callable[..., Structured]] = {
     "vpns": StructuredVPNs,
+    "vpns, inputs": partial(StructuredVPNs, gates="inputs"),
     "slim": Slim,
     "depgraph": DepGraph,
 }
@@ -110,7 +112,7 @@ def test_the_gated_network_answers_as_the_cut_one(backbone: str) -> None:  # T-4
         network, pruner = copy.deepcopy(whole), new()
         pruner.attach(network, 0.4)
         kept = pruner.choose(pruner.importance(network), 0.4)
-        if name == "vpns":
+        if name.startswith("vpns"):
             gated, groups = network, pruner.groups
         else:
             gated, groups = copy.deepcopy(network), pruner.groups
@@ -209,6 +211,50 @@ def test_scores_of_channels_learn_as_restated() -> None:
         )
     assert gates["bn1"].tolist() == kept_of(expected["conv1"], 2)
     assert gates["bn3"].tolist() == kept_of(expected["conv3"], 2)
+
+
+def closed_gradients(gates: str) -> list[bool]:
+    """Return whether each closed channel's score has a gradient, after one backward pass."""
+    network, pruner = toy().train(), StructuredVPNs(gates=gates)
+    pruner.attach(network, 0.5)
+    images, labels = toy_batches(1)[0]
+    functional.cross_entropy(network(images), labels).backward()
+    return [
+        bool(value)
+        for _, layer in gated_layers(network.backbone)
+        for value in layer.channel_scores.grad[~layer.channel_gate]
+    ]
+
+
+def test_gates_at_the_inputs_let_closed_channels_learn_behind_a_relu() -> None:
+    assert all(closed_gradients("inputs"))
+    assert not any(closed_gradients("factors"))
+
+
+def test_scores_at_the_inputs_get_the_sum_over_their_weights() -> None:
+    network, pruner = toy().train(), StructuredVPNs(gates="inputs")
+    pruner.attach(network, 0.5)
+    images, labels = toy_batches(1)[0]
+    net = ShortcutNet().train()
+    kept = {group: torch.tensor(kept_of(vpns_start(net, group), PRUNED[group])) for group in GROUPS}
+    columns = {"conv2": "conv1", "conv3": "conv1", "head": "conv3"}
+    masked = {}
+    for layer, group in columns.items():
+        weight = net.get_submodule(layer).weight
+        masked[f"{layer}.weight"] = (
+            weight.detach() * kept[group].view(1, -1, *[1] * (weight.dim() - 2))
+        ).requires_grad_()
+    logits = torch.func.functional_call(net, masked, (images,))
+    functional.cross_entropy(logits, labels).backward()
+    expected = {group: torch.zeros(count) for group, count in GROUPS.items()}
+    for layer, group in columns.items():
+        product = net.get_submodule(layer).weight.detach() * masked[f"{layer}.weight"].grad
+        for channel in range(GROUPS[group]):
+            expected[group][channel] += product[:, channel].sum()
+    functional.cross_entropy(network(images), labels).backward()
+    for layer, group in columns.items():
+        found = network.backbone.get_submodule(layer).channel_scores.grad
+        torch.testing.assert_close(found, expected[group], rtol=1e-4, atol=1e-6)
 
 
 def test_finding_channels_leaves_weights_biases_and_factors_bit_identical() -> None:
@@ -343,6 +389,11 @@ def test_slim_leaves_groups_without_normalisation_whole() -> None:
     ("act", "said"),
     [
         (lambda: Slim(scope="layer"), "scope group or global, got 'layer'"),
+        (lambda: StructuredVPNs(gates="rows"), "factors or inputs, got 'rows'"),
+        (
+            lambda: StructuredVPNs(gates="inputs").attach(toy(exclude=["head"]), 0.5),
+            "layer 'head' cannot carry a gate",
+        ),
         (lambda: Slim(min_keep=0), "min_keep is a number of channels, at least 1, got 0"),
         (lambda: DepGraph(round_to=-1), "round_to is a number of channels"),
         (lambda: Slim(reg=-1.0), "at least 0, got -1.0"),

@@ -40,6 +40,12 @@ class Member(NamedTuple):
     channel: Tensor
     bare: bool
 
+    def reads(self) -> Tensor | None:
+        """Return the channel of every column, (size,) int64; None if it reads others too."""
+        if sorted(self.positions.tolist()) != list(range(self.size)):
+            return None
+        return self.channel[self.positions.argsort()]
+
     def whole(self) -> bool:
         """Return whether the group's channels are all of the dimension, in its order."""
         order = torch.arange(self.size)

@@ -1,6 +1,7 @@
 """VPNs for channels (https://arxiv.org/abs/2312.01397): scores of channels, and the prompt."""
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,32 +9,56 @@ from torch.optim import Optimizer
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier
+from vpns_lightning.network.channels import Member
 from vpns_lightning.pruners.base import Batch, BuildOptimizer, StageLike
 from vpns_lightning.pruners.structured import Structured, group_energy
-from vpns_lightning.sparsity import ChannelScope, Gated, gate_layer, gated_layers, open_gates
+from vpns_lightning.sparsity import (
+    ChannelScope,
+    Gated,
+    MaskedLayer,
+    gate_layer,
+    gated_layers,
+    open_gates,
+)
 
 
 class StructuredVPNs(Structured):
     """One score for every channel of a group, learned together with the prompt; weights stay.
 
     Channels with the lowest ``|score|`` are switched off by gates that are refreshed after every
-    step, straight-through as in :class:`LearnedScores`. A gate multiplies both factors of every
-    batch normalisation of its group, so the gated network answers as the cut one will; where none
-    follows a layer, its weight rows and biases. Scores start at
-    ``sqrt(6 / fan_in) * norm / max(norm)``, with the L2 norm of all weights of a channel.
+    step, straight-through as in :class:`LearnedScores`; the gated network answers as the cut one
+    will. Scores start at ``sqrt(6 / fan_in) * norm / max(norm)``, with the L2 norm of all weights
+    of a channel.
+
+    Args:
+        gates: "factors" multiplies both factors of every batch normalisation of a group, and weight
+            rows and biases where none follows. A ReLU behind it lets no gradient to a closed
+            channel, which then comes back only when open ones fall below it. "inputs" multiplies
+            the weight columns of all layers that read the group: every score always learns.
+        scope: See :class:`Structured`.
+        min_keep: See :class:`Structured`.
+        round_to: See :class:`Structured`.
+        input_size: See :class:`Structured`.
+
+    Raises:
+        UserError: A value is none of those allowed.
     """
 
     def __init__(
         self,
         *,
+        gates: Literal["factors", "inputs"] = "factors",
         scope: ChannelScope = "group",
         min_keep: int = 1,
         round_to: int = 1,
         input_size: int | None = None,
     ) -> None:
         super().__init__(scope=scope, min_keep=min_keep, round_to=round_to, input_size=input_size)
+        if gates not in ("factors", "inputs"):
+            raise UserError(f"gates multiply factors or inputs, got {gates!r}")
+        self.gates = gates
         self.sparsity = 0.0
-        self._places: dict[str, list[str]] = {}
+        self._places: dict[str, list[_Place]] = {}
 
     def attach(self, network: PromptedClassifier, sparsity: float) -> None:
         """Make scores and gates, freeze all of the backbone's own parameters.
@@ -47,11 +72,12 @@ class StructuredVPNs(Structured):
             return
         super().attach(network, sparsity)
         scores = {group.name: initial_scores(network, group) for group in self.groups}
-        self._places = {group.name: _gate_places(network, group) for group in self.groups}
+        places = _readers if self.gates == "inputs" else _makers
+        self._places = {group.name: places(network, group) for group in self.groups}
         network.backbone.requires_grad_(False)
         for name, layers in self._places.items():
-            for layer in layers:
-                gate_layer(network.backbone, layer, scores[name])
+            for layer, columns in layers:
+                gate_layer(network.backbone, layer, scores[name], columns)
         self.refresh(network)
 
     def optimizers(self, network: PromptedClassifier, build: BuildOptimizer) -> list[Optimizer]:
@@ -77,12 +103,14 @@ class StructuredVPNs(Structured):
         """Set every gate to what the present scores keep."""
         kept = self.choose(self.importance(network), self.sparsity)
         for name, layers in self._places.items():
-            for layer in layers:
+            for layer, _ in layers:
                 self._gated(network, layer).channel_gate.copy_(kept[name])
 
     def importance(self, network: PromptedClassifier) -> dict[str, Tensor]:
         """Return ``|score|`` of every channel."""
-        first = {name: self._gated(network, layers[0]) for name, layers in self._places.items()}
+        first = {
+            name: self._gated(network, layers[0].layer) for name, layers in self._places.items()
+        }
         return {name: layer.channel_scores.detach().abs() for name, layer in first.items()}
 
     def _gated(self, network: PromptedClassifier, name: str) -> Gated:
@@ -116,17 +144,39 @@ def initial_scores(network: PromptedClassifier, group: ChannelGroup) -> nn.Param
     return nn.Parameter(norm * (math.sqrt(6 / weight[0].numel()) / norm.max()))
 
 
-def _gate_places(network: PromptedClassifier, group: ChannelGroup) -> list[str]:
-    """Return the layers of a group that carry its gate."""
+class _Place(NamedTuple):
+    """A layer that carries a gate, on its rows or on the columns that read given channels."""
+
+    layer: str
+    columns: Tensor | None
+
+
+def _makers(network: PromptedClassifier, group: ChannelGroup) -> list[_Place]:
+    """Return the normalisations of a group, and its makers that none follows."""
     places = []
     for member in group.members:
         layer = network.backbone.get_submodule(member.layer)
-        if not (member.bare or isinstance(layer, nn.BatchNorm2d)):
-            continue
-        if not member.whole():
-            raise UserError(
-                f"layer {member.layer!r} takes channels of several groups, which cannot be gated "
-                "one by one: use DepGraph for this backbone"
-            )
-        places.append(member.layer)
+        if member.bare or isinstance(layer, nn.BatchNorm2d):
+            _refuse_unless(member.whole(), member)
+            places.append(_Place(member.layer, None))
     return places
+
+
+def _readers(network: PromptedClassifier, group: ChannelGroup) -> list[_Place]:
+    """Return the layers that read a group."""
+    places = []
+    for member in group.members:
+        if member.role == "columns":
+            columns = member.reads()
+            masked = isinstance(network.backbone.get_submodule(member.layer), MaskedLayer)
+            _refuse_unless(columns is not None and masked, member)
+            places.append(_Place(member.layer, columns))
+    return places
+
+
+def _refuse_unless(possible: bool, member: Member) -> None:
+    if not possible:
+        raise UserError(
+            f"layer {member.layer!r} cannot carry a gate, because it takes channels of several "
+            "groups or is excluded: choose other find.pruner.gates, or DepGraph"
+        )

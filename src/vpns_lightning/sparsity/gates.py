@@ -2,7 +2,8 @@
 
 A gate multiplies both factors of batch normalisation, because that alone equals removing the
 channel: a zeroed convolution still sends ``beta - gamma * mean / std`` on. Where no normalisation
-follows, it multiplies a layer's weight rows and bias.
+follows, it multiplies a layer's weight rows and bias. Or it multiplies the weight columns of every
+layer that reads the channel, which removes it just as well.
 """
 
 from collections.abc import Iterator
@@ -23,25 +24,42 @@ class Gated(nn.Module):
     Attributes:
         channel_scores: float32 parameter of shape (channels,), one for all layers of a group.
         channel_gate: Bool buffer of shape (channels,); True is kept.
+        gated_dim: 0 gates rows and bias, 1 columns.
+        channel_of: int64 buffer (columns,): the channel that each column reads, where a layer
+            reads several values of a channel; else None.
     """
 
     channel_scores: nn.Parameter
     channel_gate: Tensor
+    gated_dim: int
+    channel_of: Tensor | None
 
-    def share(self, scores: nn.Parameter) -> None:
-        """Learn these scores, and start with an open gate."""
+    def share(self, scores: nn.Parameter, columns: Tensor | None = None) -> None:
+        """Learn these scores, and start with an open gate.
+
+        Args:
+            scores: Of the group's channels.
+            columns: The channel that each column reads, (columns,) int64; None gates rows.
+        """
         self.channel_scores = scores
         self.register_buffer("channel_gate", torch.ones_like(scores, dtype=torch.bool))
+        self.gated_dim = 0 if columns is None else 1
+        spread = columns is not None and len(columns) != len(scores)
+        where = columns.to(scores.device) if columns is not None and spread else None
+        self.register_buffer("channel_of", where, persistent=False)
 
     def gated(self, values: Tensor) -> Tensor:
-        """Return ``values`` (channels, ...) with closed channels zero.
+        """Return weights, factors or biases with closed channels zero.
 
         The gradient reaches the score of every channel, closed ones included: with ``g`` the
         gradient at what is returned, ``sign(score) * sum(values * g)``.
         """
-        shape = (-1, *(1 for _ in values.shape[1:]))
-        scores = self.channel_scores.view(shape).expand_as(values)
-        gate = self.channel_gate.view(shape).expand_as(values)
+        scores: Tensor = self.channel_scores
+        gate = self.channel_gate
+        if self.channel_of is not None:
+            scores, gate = scores[self.channel_of], gate[self.channel_of]
+        shape = [-1 if dim == self.gated_dim else 1 for dim in range(values.dim())]
+        scores, gate = (part.view(shape).expand_as(values) for part in (scores, gate))
         gated: Tensor = StraightThrough.apply(values, scores, gate)
         return gated
 
@@ -80,29 +98,29 @@ class GatedBatchNorm2d(Gated, nn.BatchNorm2d):
 
 
 class GatedConv2d(Gated, MaskedConv2d):
-    """A convolution without normalisation behind it; its rows and bias carry a gate."""
+    """A convolution whose rows and bias, or whose columns, carry a gate."""
 
     def effective_weight(self) -> Tensor:
-        """Return the weight, closed rows zero."""
+        """Return the weight, closed rows or columns zero."""
         return self.gated(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the convolution of (N, C, H, W), closed channels zero."""
-        bias = None if self.bias is None else self.gated(self.bias)
+        """Return the convolution of (N, C, H, W) without closed channels."""
+        bias = self.bias if self.bias is None or self.gated_dim else self.gated(self.bias)
         output: Tensor = self._conv_forward(input, self.effective_weight(), bias)
         return output
 
 
 class GatedLinear(Gated, MaskedLinear):  # type: ignore[misc]  # see MaskedLinear
-    """A linear layer whose rows and bias carry a gate."""
+    """A linear layer whose rows and bias, or whose columns, carry a gate."""
 
     def effective_weight(self) -> Tensor:
-        """Return the weight, closed rows zero."""
+        """Return the weight, closed rows or columns zero."""
         return self.gated(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return ``input`` of shape (..., in_features) times the weight, closed features zero."""
-        bias = None if self.bias is None else self.gated(self.bias)
+        """Return ``input`` of shape (..., in_features) times the weight, closed ones left out."""
+        bias = self.bias if self.bias is None or self.gated_dim else self.gated(self.bias)
         return nn.functional.linear(input, self.effective_weight(), bias)
 
 
@@ -116,8 +134,17 @@ def _like(kind: type[Norm], norm: nn.BatchNorm2d) -> Norm:
     return layer.train(norm.training)
 
 
-def gate_layer(module: nn.Module, name: str, scores: nn.Parameter) -> None:
-    """Give a layer below ``module`` a gate; batch normalisation, masked convolution or linear."""
+def gate_layer(
+    module: nn.Module, name: str, scores: nn.Parameter, columns: Tensor | None = None
+) -> None:
+    """Give a layer below ``module`` a gate; batch normalisation, masked convolution or linear.
+
+    Args:
+        module: The network.
+        name: Of the layer.
+        scores: Of the group's channels.
+        columns: See :meth:`Gated.share`.
+    """
     layer = module.get_submodule(name)
     gated: GatedBatchNorm2d | GatedConv2d | GatedLinear
     if isinstance(layer, nn.BatchNorm2d):
@@ -126,13 +153,13 @@ def gate_layer(module: nn.Module, name: str, scores: nn.Parameter) -> None:
         adopted = GatedConv2d.from_dense(layer)
         assert isinstance(adopted, GatedConv2d)
         gated = adopted
-        gated.share(scores)
+        gated.share(scores, columns)
     else:
         assert isinstance(layer, nn.Linear)
         linear = GatedLinear.from_dense(layer)
         assert isinstance(linear, GatedLinear)
         gated = linear
-        gated.share(scores)
+        gated.share(scores, columns)
     replace_module(module, name, gated)
 
 
