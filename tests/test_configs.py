@@ -139,9 +139,11 @@ def run_toy(folder: Path, paths: list[Path], options: dict[str, object]) -> dict
 
 
 def check(result: dict[str, Any], expected: Expected, *, ties: int = 0) -> None:
-    total = result["weights_prunable"]
+    before, after = ("channels", "channels_kept") if result["structured"] else ("weights", "kept")
+    counts = {"weights": result["weights_prunable"], "kept": result["weights_kept"]}
+    total, kept = (_total({**result, **counts}[key]) for key in (before, after))
     asked = math.floor(round(expected.sparsity * total, 6))
-    removed = total - result["weights_kept"]
+    removed = total - kept
     assert asked <= removed <= asked + ties
     assert abs(result["sparsity"] - expected.sparsity) * total <= 1 + ties
     found = (result["method"], result["gradient_steps"], result["prompt_parameters"])
@@ -149,6 +151,10 @@ def check(result: dict[str, Any], expected: Expected, *, ties: int = 0) -> None:
     assert result["sparsity_requested"] == expected.asked
     assert 0 <= result["test_accuracy"] <= 1
     assert 0 <= result["test_accuracy_plain"] <= 1
+
+
+def _total(counts: int | dict[str, int]) -> int:
+    return sum(counts.values()) if isinstance(counts, dict) else counts
 
 
 @pytest.mark.parametrize("path", BASES, ids=config_id)
@@ -273,6 +279,12 @@ RUNS: dict[str, tuple[dict[str, object], Expected]] = {
     "pruner/stored": (TOY_PAD, Expected("VPNs (transferred)", steps=1)),
     "pruner/gradual": ({"tune.epochs": 0}, Expected("GMP", steps=1, prompt_parameters=0)),
     "pruner/rigl": ({"tune.epochs": 0}, Expected("RigL", steps=1, prompt_parameters=0)),
+    "pruner/structured_vpns": (
+        {**TOY_PAD, "warmup.epochs": 1},
+        Expected("VPNs (structured)", sparsity=0.5, steps=3, asked=0.5),
+    ),
+    "pruner/slim": ({}, Expected("Slim", sparsity=0.5, prompt_parameters=0, asked=0.5)),
+    "pruner/depgraph": ({}, Expected("DepGraph", sparsity=0.5, prompt_parameters=0, asked=0.5)),
     "study/transfer": (TOY_PAD, Expected("VPNs (transferred)", steps=1)),
     "study/mask_only": (TOY_PAD, Expected()),
     "study/tune_only": (TOY_PAD, Expected("HYDRA")),

@@ -47,7 +47,8 @@ PACKAGES: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "sparsity": {"torch", "numpy"},
-    "network": {"torch", "torchvision", "safetensors"},
+    # the graph of channels and their removal are Torch-Pruning's
+    "network": {"torch", "torchvision", "safetensors", "torch_pruning"},
     # Stored reads masks from a file; nothing here writes one
     "pruners": {"torch", "safetensors"},
     "stages": {"torch", "lightning", "torchmetrics", "rich"},

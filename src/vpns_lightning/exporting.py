@@ -19,12 +19,13 @@ from vpns_lightning._version import __version__
 from vpns_lightning.errors import UserError, nearest
 from vpns_lightning.files import whole_file
 from vpns_lightning.network import ExpansivePrompt, PromptedClassifier
+from vpns_lightning.network.accounting import network_report
 from vpns_lightning.network.backbones import build_backbone, classifier_names
+from vpns_lightning.network.cuts import slice_layer
 from vpns_lightning.sparsity import (
     get_masks,
     masked_layers,
     pack,
-    sparsity_report,
     unbake,
     unmask_layers,
     unpack,
@@ -157,7 +158,8 @@ def _facts(network: PromptedClassifier, input_size: int) -> dict[str, str]:
         "classes": str(network.num_classes),
         "input_size": str(input_size),
         "prompt": type(network.prompt).__name__ if network.has_prompt else "none",
-        "sparsity": f"{sparsity_report(network.backbone).sparsity:.8f}",
+        "sparsity": f"{network_report(network).sparsity:.8f}",
+        "structured": str(bool(network.cuts.groups())).lower(),
         "mean": json.dumps([round(value, 6) for value in network.mean.flatten().tolist()]),
         "std": json.dumps([round(value, 6) for value in network.std.flatten().tolist()]),
         "vpns_lightning": __version__,
@@ -192,6 +194,8 @@ def _write_safetensors(
     if network.backbone_name in classifier_names():
         with torch.random.fork_rng(devices=[]):
             plain = build_backbone(network.backbone_name, None, network.num_classes)
+        for name, cut in network.cuts.layers().items():
+            slice_layer(plain, name, cut)
     for name, value in plain.state_dict().items():
         if name not in state and name.endswith(".bias"):  # by drop_conv_bias; loading is strict
             state[name] = torch.zeros_like(value)

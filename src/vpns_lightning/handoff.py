@@ -36,7 +36,8 @@ def save_network(path: Path, network: PromptedClassifier, about: dict[str, Any])
 def save_masks(path: Path, network: PromptedClassifier, about: dict[str, Any]) -> None:
     """Write what defines the subnetwork: bool masks, prompt, and label mapping.
 
-    Keys are ``mask.<layer>``, ``prompt.<name>`` and ``mapping.sequence``.
+    Keys are ``mask.<layer>``, ``prompt.<name>`` and ``mapping.sequence``; of a cut network also
+    ``cuts.<layer>.{channels,rows,columns}``, which of the dense network's channels are left.
     """
     state = {
         f"mask.{name}": mask.contiguous() for name, mask in get_masks(network.backbone).items()
@@ -44,6 +45,7 @@ def save_masks(path: Path, network: PromptedClassifier, about: dict[str, Any]) -
     if network.prompt is not None:
         prompt = network.prompt.state_dict()
         state |= {f"prompt.{name}": value.contiguous() for name, value in prompt.items()}
+    state |= {f"cuts.{name}": kept.contiguous() for name, kept in network.cuts.state_dict().items()}
     state["mapping.sequence"] = network.mapping.sequence.contiguous()
     _save(path, state, network, about)
 

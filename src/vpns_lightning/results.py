@@ -14,9 +14,13 @@ from vpns_lightning._version import __version__
 from vpns_lightning.data import ImageData
 from vpns_lightning.grid_cell import grid_facts
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.network.accounting import account, effective_sparsity
+from vpns_lightning.network.accounting import (
+    UNIT,
+    account,
+    effective_sparsity,
+    network_report,
+)
 from vpns_lightning.settings import describe
-from vpns_lightning.sparsity import sparsity_report
 from vpns_lightning.stages import MaskFinding
 
 SCHEMA = 1
@@ -39,7 +43,7 @@ def collect(
         argv: The command.
     """
     stages: dict[str, dict[str, Any]] = facts["stages"]
-    report = sparsity_report(network.backbone)
+    report = network_report(network)
     *_, last = stages.values()
     costs = account(network, data.input_size)
     return {
@@ -65,6 +69,8 @@ def collect(
         "stages": stages,
         **{total: _total(stages, total) for total in TOTALS},
         **costs._asdict(),
+        "macs_unit": UNIT,
+        **structure(network),
         "versions": {
             "vpns_lightning": __version__,
             "torch": torch.__version__,
@@ -96,6 +102,18 @@ def stage_summary(about: dict[str, Any], find: MaskFinding, stage: str) -> dict[
         "sparsity_requested": find.sparsity,
         "gradient_steps": about["stages"][stage]["gradient_steps"],
         **about["stages"][stage]["accuracy"],
+    }
+
+
+def structure(network: PromptedClassifier) -> dict[str, Any]:
+    """Return whether channels were cut, and of how many how many are left in each group."""
+    groups = network.cuts.groups()
+    if not groups:
+        return {"structured": False}
+    return {
+        "structured": True,
+        "channels": {name: kept.numel() for name, kept in groups.items()},
+        "channels_kept": {name: int(kept.sum()) for name, kept in groups.items()},
     }
 
 

@@ -50,8 +50,10 @@ def print_table(result: dict[str, Any], run: RunFolder) -> None:
         )
     console = Console()
     console.print(table)
+    of = "channels" if result["structured"] else "weights"
     console.print(
-        f"sparsity asked {result['sparsity_requested']:g}, measured {result['sparsity']:.6f}: kept "
+        f"sparsity ({of}) asked {result['sparsity_requested']:g}, measured "
+        f"{result['sparsity']:.6f}: kept "
         f"{result['weights_kept']:,} of {result['weights_prunable']:,} weights"
     )
     console.print(
@@ -138,8 +140,9 @@ def _draw_curves(
 
 def _draw_layers(axes: Any, result: dict[str, Any]) -> None:  # matplotlib is imported late
     layers = result["sparsity_per_layer"]
+    what = "all channels" if result["structured"] else "all layers"
     axes.barh(range(len(layers)), list(layers.values()), color="tab:green")
-    axes.axvline(result["sparsity"], color="k", linestyle="--", label="all layers")
+    axes.axvline(result["sparsity"], color="k", linestyle="--", label=what)
     axes.set_yticks(range(len(layers)), list(layers), fontsize=6)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="sparsity (fraction removed)", title="sparsity per layer")

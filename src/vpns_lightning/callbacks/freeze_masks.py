@@ -11,8 +11,9 @@ from torch.optim import Optimizer
 
 from vpns_lightning.handoff import save_network, synchronise
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.accounting import network_report
 from vpns_lightning.pruners.base import collapsed_layers
-from vpns_lightning.sparsity import sparsity_report, unbake
+from vpns_lightning.sparsity import unbake
 from vpns_lightning.stages import MaskFinding, Stage
 
 Evaluate: TypeAlias = Callable[[PromptedClassifier], dict[str, Any]]
@@ -71,7 +72,7 @@ class FreezeMasks(pl.Callback):
 def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
     """Measure the network of a finished stage and write the hand-off."""
     facts["stages"].setdefault(stage.stage, {})["accuracy"] = evaluate(stage.network)
-    sparsity = sparsity_report(stage.network.backbone).sparsity
+    sparsity = network_report(stage.network).sparsity
     save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
 
 

@@ -4,14 +4,17 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from vpns_lightning.sparsity import get_masks, sparsity_report
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.accounting import network_report
+from vpns_lightning.sparsity import get_gates, get_masks
 from vpns_lightning.stages import MaskFinding, Stage
 
 
 class SparsityMonitor(pl.Callback):
     """Log ``<stage>/sparsity``, one value a layer, ``find/mask_churn`` and ``<stage>/prompt_norm``.
 
-    Churn is the fraction of mask entries that changed since the previous epoch.
+    Churn is the fraction of mask entries, or of channels' gates, that changed since the previous
+    epoch.
     """
 
     def __init__(self) -> None:
@@ -26,7 +29,7 @@ class SparsityMonitor(pl.Callback):
         """Log."""
         assert isinstance(pl_module, Stage)
         network, stage = pl_module.network, pl_module.stage
-        report = sparsity_report(network.backbone)
+        report = network_report(network)
         values = {f"{stage}/sparsity": report.sparsity}
         values |= {f"{stage}/sparsity/{name}": v for name, v in report.per_layer.items()}
         if network.prompt is not None:
@@ -38,11 +41,15 @@ class SparsityMonitor(pl.Callback):
 
     def _remember(self, stage: Stage) -> None:
         if isinstance(stage, MaskFinding):
-            masks = get_masks(stage.network.backbone)
+            masks = _found(stage.network)
             self._previous = {name: mask.clone() for name, mask in masks.items()}
 
     @torch.no_grad()
     def _churn(self, stage: Stage) -> float:
-        masks = get_masks(stage.network.backbone)
+        masks = _found(stage.network)
         changed = sum(int((self._previous[name] != mask).sum()) for name, mask in masks.items())
         return changed / max(1, sum(mask.numel() for mask in masks.values()))
+
+
+def _found(network: PromptedClassifier) -> dict[str, Tensor]:
+    return get_gates(network.backbone) or get_masks(network.backbone)

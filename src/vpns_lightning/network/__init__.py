@@ -1,7 +1,9 @@
 """The network: prompt, normalisation, masked backbone and label mapping in one module."""
 
 from vpns_lightning.network.backbones import build_backbone, classifier_names, head_of, num_outputs
+from vpns_lightning.network.channels import ChannelGroup, cut, find_groups
 from vpns_lightning.network.classifier import PromptedClassifier
+from vpns_lightning.network.cuts import Cuts
 from vpns_lightning.network.mappings import (
     FrequencyMapping,
     IdentityMapping,
@@ -22,6 +24,8 @@ from vpns_lightning.network.prompts import (
 )
 
 __all__ = [
+    "ChannelGroup",
+    "Cuts",
     "ExpansivePrompt",
     "FixPrompt",
     "FrequencyMapping",
@@ -37,6 +41,8 @@ __all__ = [
     "RandomPrompt",
     "build_backbone",
     "classifier_names",
+    "cut",
+    "find_groups",
     "greedy_assignment",
     "head_of",
     "num_outputs",

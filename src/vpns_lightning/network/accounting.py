@@ -2,6 +2,7 @@
 
 A MAC is one multiplication with its addition in a convolution or linear layer; FLOPs are twice
 that. Unstructured zeros are not skipped by any runtime, so effective MACs are a count, not a time.
+Channels that were cut are not there at all.
 """
 
 from collections.abc import Iterator
@@ -13,18 +14,26 @@ from torch import Tensor, nn
 
 from vpns_lightning.network.backbones import head_of
 from vpns_lightning.network.classifier import PromptedClassifier
-from vpns_lightning.sparsity import get_masks, masked_layers
+from vpns_lightning.sparsity import (
+    SparsityReport,
+    get_gates,
+    get_masks,
+    masked_layers,
+    sparsity_report,
+)
+
+UNIT = "multiply-accumulates of one image in convolution and linear layers; FLOPs are twice that"
 
 
 class Accounting(NamedTuple):
     """What a network costs.
 
     Attributes:
-        parameters: Values of all parameters of the backbone.
-        parameters_kept: The same without pruned weights.
+        parameters: Values of all parameters of the backbone, before any channel was cut.
+        parameters_kept: The same without pruned weights and cut channels.
         prompt_parameters: Values the prompt learns.
-        macs: MACs of one image through convolution and linear layers, dense.
-        effective_macs: The same with each layer's MACs times the fraction it keeps.
+        macs: MACs of one image through convolution and linear layers, dense and uncut.
+        effective_macs: Those of the layers as they are, each times the fraction its mask keeps.
     """
 
     parameters: int
@@ -44,14 +53,49 @@ def account(network: PromptedClassifier, input_size: int) -> Accounting:
     """
     macs = layer_macs(network, input_size)
     kept = {name: float(mask.float().mean()) for name, mask in get_masks(network.backbone).items()}
-    parameters = sum(p.numel() for p in network.backbone.parameters())
+    stored = sum(p.numel() for p in network.backbone.parameters())
     pruned = sum(int((~mask).sum()) for mask in get_masks(network.backbone).values())
     return Accounting(
-        parameters=parameters,
-        parameters_kept=parameters - pruned,
+        parameters=dense_parameters(network),
+        parameters_kept=stored - pruned,
         prompt_parameters=0 if network.prompt is None else network.prompt.num_parameters,
-        macs=sum(macs.values()),
+        macs=sum(_dense(network, f"{name}.weight", count) for name, count in macs.items()),
         effective_macs=round(sum(count * kept.get(name, 1.0) for name, count in macs.items())),
+    )
+
+
+def dense_parameters(network: PromptedClassifier) -> int:
+    """Return how many values the backbone's parameters had before any channel was cut."""
+    sizes = {name: p.numel() for name, p in network.backbone.named_parameters()}
+    return sum(_dense(network, name, size) for name, size in sizes.items())
+
+
+def _dense(network: PromptedClassifier, parameter: str, kept: int) -> int:
+    layer, _, name = parameter.rpartition(".")
+    cut = network.cuts.layers().get(layer)
+    return kept if cut is None else cut.dense_size(name, kept)
+
+
+def network_report(network: PromptedClassifier) -> SparsityReport:
+    """Return how sparse a network is: in weights, or in channels where channels are pruned.
+
+    Of a cut network, and of one that learns which channels to cut, ``sparsity`` is the fraction of
+    channels removed; all else counts weights of the layers that can be pruned.
+    """
+    report = sparsity_report(network.backbone)
+    groups = network.cuts.groups() or get_gates(network.backbone)
+    if not groups:
+        return report
+    channels = sum(kept.numel() for kept in groups.values())
+    left = sum(int(kept.sum()) for kept in groups.values())
+    masks = get_masks(network.backbone)
+    sizes = {n: _dense(network, f"{n}.weight", mask.numel()) for n, mask in masks.items()}
+    return SparsityReport(
+        sparsity=1 - left / channels,
+        per_layer={name: 1 - int(mask.sum()) / sizes[name] for name, mask in masks.items()},
+        total=sum(sizes.values()),
+        kept=report.kept,
+        collapsed=report.collapsed,
     )
 
 
@@ -94,8 +138,11 @@ def effective_sparsity(network: PromptedClassifier) -> float:
     """Return the fraction removed among weights that can reach the target logits.
 
     Head rows of source classes that no target class is mapped to never matter; where the head was
-    not sliced they are left out here.
+    not sliced they are left out here. Of a cut network, the fraction of weights that are gone.
     """
+    if network.cuts.groups():
+        report = network_report(network)
+        return 1 - report.kept / report.total
     total = kept = 0
     head_name, _ = head_of(network.backbone)
     for name, layer in masked_layers(network.backbone):

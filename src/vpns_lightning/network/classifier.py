@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network.backbones import build_backbone, head_of, num_outputs
+from vpns_lightning.network.cuts import Cuts, stored_cuts
 from vpns_lightning.network.mappings import FrequencyMapping, LabelMapping, LinearHead
 from vpns_lightning.network.prompts import Prompt, pad_to_canvas
 from vpns_lightning.network.reach import leave_bypassed_layers_dense
@@ -77,6 +78,7 @@ class PromptedClassifier(nn.Module):
         if drop_conv_bias:
             _drop_conv_biases(backbone)
         self.backbone = backbone
+        self.cuts = Cuts()
         self.mapping = mapping or FrequencyMapping()
         _, head = head_of(backbone)
         self.source_classes = num_outputs(head)
@@ -222,7 +224,7 @@ class PromptedClassifier(nn.Module):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Take the shape of a sliced head before the children load, so that loading is strict."""
+        """Take the shapes of a sliced head and of cuts before the children load, strictly."""
         name, head = head_of(self.backbone)
         stored = state_dict.get(f"{prefix}backbone.{name}.weight")
         fitted = bool(state_dict.get(f"{prefix}mapping.fitted", False))
@@ -230,6 +232,11 @@ class PromptedClassifier(nn.Module):
             if stored.shape[0] == self.num_classes != num_outputs(head):
                 self._slice_head()
             self.mapping.sliced = stored.shape[0] == self.num_classes
+        cuts = stored_cuts(state_dict, f"{prefix}cuts.")
+        if cuts:
+            self.cuts.take(cuts, self.backbone)
+            if self.channels_last:
+                self.backbone.to(memory_format=torch.channels_last)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -41,10 +41,15 @@ class Stored(Pruner):
         """Set masks and prompt.
 
         Raises:
-            UserError: The masks are of another network (the first differing layer is named) or of
-                another sparsity, or there is no fitting prompt to inherit.
+            UserError: The masks are of another network (the first differing layer is named), of a
+                cut one or of another sparsity, or there is no fitting prompt to inherit.
         """
         tensors, _ = self._read()
+        if _under("cuts.", tensors):
+            raise UserError(
+                f"{self.path} is of a network whose channels were cut, which another network "
+                "cannot take over: give the masks.safetensors of an unstructured run"
+            )
         masks = _under("mask.", tensors)
         removed = 1 - sum(int(m.sum()) for m in masks.values()) / sum(
             m.numel() for m in masks.values()

@@ -1,5 +1,13 @@
 """Masks, thresholds and exact selection: tensors only, no training loop."""
 
+from vpns_lightning.sparsity.channel_selection import ChannelScope, keep_channels
+from vpns_lightning.sparsity.gates import (
+    Gated,
+    gate_layer,
+    gated_layers,
+    get_gates,
+    open_gates,
+)
 from vpns_lightning.sparsity.layers import (
     MaskedConv2d,
     MaskedLayer,
@@ -34,6 +42,8 @@ from vpns_lightning.sparsity.topk import (
 )
 
 __all__ = [
+    "ChannelScope",
+    "Gated",
     "Masked",
     "MaskedConv2d",
     "MaskedGradient",
@@ -47,12 +57,17 @@ __all__ = [
     "check_scores",
     "check_sparsity",
     "comparable",
+    "gate_layer",
+    "gated_layers",
+    "get_gates",
     "get_masks",
+    "keep_channels",
     "keep_highest",
     "kth_smallest",
     "mask_layers",
     "masked_layers",
     "names_hash",
+    "open_gates",
     "pack",
     "prune_count",
     "replace_module",

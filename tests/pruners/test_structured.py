@@ -1,0 +1,457 @@
+"""StructuredVPNs, Slim and DepGraph: what they rank by, learn, cut and refuse."""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruners.scoring_loop import Loop
+from reference.structured_pruning import (
+    GROUPS,
+    ShortcutNet,
+    depgraph_gradients,
+    depgraph_importance,
+    kept_of,
+    slim_importance,
+    vpns_scores,
+    vpns_start,
+)
+from reference.toy_networks import toy_batches
+from vpns_lightning.errors import UserError
+from vpns_lightning.network import (
+    ChannelGroup,
+    IdentityMapping,
+    PadPrompt,
+    PromptedClassifier,
+    find_groups,
+)
+from vpns_lightning.pruners import DepGraph, Pruner, Slim, Structured, StructuredVPNs
+from vpns_lightning.pruners.depgraph import decay
+from vpns_lightning.sparsity import gate_layer, gated_layers, get_gates
+
+METHODS: dict[str, Callable[..., Structured]] = {
+    "vpns": StructuredVPNs,
+    "vpns, inputs": partial(StructuredVPNs, gates="inputs"),
+    "slim": Slim,
+    "depgraph": DepGraph,
+}
+every_method = pytest.mark.parametrize("new", METHODS.values(), ids=list(METHODS))
+PRUNED = {"conv1": 2, "conv3": 2}  # of 5 and of 4 channels at a sparsity of a half
+
+
+def toy(prompt: bool = False, **options: object) -> PromptedClassifier:
+    """Return the reference's network, images unchanged before it."""
+    network = PromptedClassifier(
+        ShortcutNet(),
+        4,
+        prompt=PadPrompt(12, 2) if prompt else None,
+        mapping=IdentityMapping(),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        **options,
+    )
+    network.fit_mapping()
+    return network
+
+
+class Learning(Loop):
+    """A stage that trains with SGD and lets the pruner change gradients."""
+
+    def __init__(self, network: PromptedClassifier, pruner: Pruner, rate: float) -> None:
+        super().__init__(network)
+        build = lambda groups: torch.optim.SGD(groups, lr=rate)  # noqa: E731
+        (self.optimizer,) = pruner.optimizers(network, build)
+        self.optimizer.register_step_pre_hook(lambda *_: pruner.regularize(network))
+
+    def optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer
+
+
+def close_gates(network: PromptedClassifier, group: ChannelGroup, kept: Tensor) -> None:
+    """Switch channels off where the network is, without any pruner."""
+    for member in group.members:
+        layer = network.backbone.get_submodule(member.layer)
+        if member.bare or isinstance(layer, nn.BatchNorm2d):
+            gate_layer(network.backbone, member.layer, nn.Parameter(torch.ones(group.channels)))
+            network.backbone.get_submodule(member.layer).channel_gate.copy_(kept)
+
+
+def unsettle(network: PromptedClassifier) -> None:
+    """Give normalisations random factors and statistics, and linear layers larger weights."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for module in network.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(0, 0.3, generator=generator)
+                module.running_mean.normal_(0, 0.3, generator=generator)
+                module.running_var.uniform_(0.5, 2, generator=generator)
+            elif isinstance(module, nn.Linear):
+                module.weight.mul_(10)
+
+
+HEAVY = [pytest.param(n, marks=pytest.mark.slow) for n in ("resnet50", "vgg16", "vgg16_bn")]
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", *HEAVY])
+def test_the_gated_network_answers_as_the_cut_one(backbone: str) -> None:  # T-4a
+    images = torch.rand(3, 3, 32, 32)
+    whole = PromptedClassifier(
+        backbone, 10, prompt=PadPrompt(32, 4), mapping=IdentityMapping()
+    ).eval()
+    whole.fit_mapping()
+    unsettle(whole)
+    for name, new in METHODS.items():
+        if (backbone, name) == ("vgg16", "slim"):
+            continue
+        network, pruner = copy.deepcopy(whole), new()
+        pruner.attach(network, 0.4)
+        kept = pruner.choose(pruner.importance(network), 0.4)
+        if name.startswith("vpns"):
+            gated, groups = network, pruner.groups
+        else:
+            gated, groups = copy.deepcopy(network), pruner.groups
+            for group in groups:
+                close_gates(gated, group, kept[group.name])
+        with torch.no_grad():
+            expected = gated(images)
+            pruner.finish(network, 0.4)
+            cut = network(images)
+            dense = whole(images)
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(cut / scale, expected / scale, atol=1e-5, rtol=0)
+        assert float((dense - cut).abs().max()) > 1e-3 * scale
+        assert not list(gated_layers(network))
+        for group in groups:
+            made = network.backbone.get_submodule(group.name).weight.shape[0]
+            assert made == group.channels - math.floor(round(0.4 * group.channels, 6))
+        del network, gated
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_importances_are_those_of_the_slow_restatements(group: str) -> None:
+    network, net = toy(), ShortcutNet()
+    for pruner, reference in (
+        (Slim(), slim_importance),
+        (DepGraph(), depgraph_importance),
+        (StructuredVPNs(), vpns_start),
+    ):
+        pruner.attach(network, 0.5)
+        found = pruner.importance(network)[group]
+        torch.testing.assert_close(found, torch.tensor(reference(net, group)))
+
+
+def test_depgraph_ranks_as_torch_prunings_own_importance() -> None:
+    tp = pytest.importorskip("torch_pruning")
+    network = PromptedClassifier("resnet18", 10, prompt=PadPrompt(32, 4), mapping=IdentityMapping())
+    network.fit_mapping()
+    pruner = DepGraph()
+    pruner.attach(network, 0.5)
+    ours = pruner.importance(network)
+    plain = copy.deepcopy(network.backbone).eval()
+    graph = tp.DependencyGraph().build_dependency(plain, torch.zeros(1, 3, 32, 32))
+    names = {module: name for name, module in plain.named_modules()}
+    score = tp.importance.GroupMagnitudeImportance(p=2)
+    seen = 0
+    for group in graph.get_all_groups(ignored_layers=[plain.fc]):
+        members = {names.get(item.dep.target.module) for item in group}
+        (name,) = [n for n in ours if n in members and len(ours[n]) == len(group[0].idxs)][:1]
+        torch.testing.assert_close(ours[name], score(group), rtol=1e-5, atol=1e-6)
+        seen += 1
+    assert seen == len(ours) == 12
+
+
+def test_importances_by_hand() -> None:
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1, bias=False)
+            self.bn = nn.BatchNorm2d(2)
+            self.head = nn.Linear(2, 2)
+            with torch.no_grad():
+                self.conv.weight.copy_(torch.tensor([[1.0, 2, 2], [0, 3, 4]]).view(2, 3, 1, 1))
+                self.bn.weight.copy_(torch.tensor([-2.0, 1.0]))
+                self.head.weight.copy_(torch.tensor([[1.0, 0.0], [2.0, 1.0]]))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.bn(self.conv(images)).mean((2, 3)))
+
+    network = PromptedClassifier(Line(), 2, mapping=IdentityMapping())
+    network.fit_mapping()
+    # 9 + 4 + 5 = 18 and 25 + 1 + 1 = 27, over three parts, over their mean of 7.5
+    expected = {
+        Slim: [2.0, 1.0],
+        DepGraph: [6 / 7.5, 9 / 7.5],
+        StructuredVPNs: [math.sqrt(2) * math.sqrt(18 / 27), math.sqrt(2)],
+    }
+    for kind, values in expected.items():
+        pruner = kind(input_size=8)
+        pruner.attach(network, 0.5)
+        assert pruner.importance(network)["conv"].tolist() == pytest.approx(values)
+
+
+def test_scores_of_channels_learn_as_restated() -> None:
+    network, pruner = toy().train(), StructuredVPNs()
+    batches = toy_batches(4)
+    pruner.attach(network, 0.5)
+    Learning(network, pruner, rate=8.0).run(pruner, batches)
+    expected = vpns_scores(ShortcutNet().train(), batches, PRUNED, rate=8.0)
+    start = {group: vpns_start(ShortcutNet(), group) for group in GROUPS}
+    gates = get_gates(network.backbone)
+    assert kept_of(start["conv1"], 2) != kept_of(expected["conv1"], 2)  # the test can fail
+    scores = {name: layer.channel_scores for name, layer in gated_layers(network.backbone)}
+    for layer, group in (("bn1", "conv1"), ("bn2", "conv1"), ("bn3", "conv3")):
+        torch.testing.assert_close(
+            scores[layer].detach(), torch.tensor(expected[group]), rtol=1e-4, atol=1e-5
+        )
+    assert gates["bn1"].tolist() == kept_of(expected["conv1"], 2)
+    assert gates["bn3"].tolist() == kept_of(expected["conv3"], 2)
+
+
+def closed_gradients(gates: str) -> list[bool]:
+    """Return whether each closed channel's score has a gradient, after one backward pass."""
+    network, pruner = toy().train(), StructuredVPNs(gates=gates)
+    pruner.attach(network, 0.5)
+    images, labels = toy_batches(1)[0]
+    functional.cross_entropy(network(images), labels).backward()
+    return [
+        bool(value)
+        for _, layer in gated_layers(network.backbone)
+        for value in layer.channel_scores.grad[~layer.channel_gate]
+    ]
+
+
+def test_gates_at_the_inputs_let_closed_channels_learn_behind_a_relu() -> None:
+    assert all(closed_gradients("inputs"))
+    assert not any(closed_gradients("factors"))
+
+
+def test_scores_at_the_inputs_get_the_sum_over_their_weights() -> None:
+    network, pruner = toy().train(), StructuredVPNs(gates="inputs")
+    pruner.attach(network, 0.5)
+    images, labels = toy_batches(1)[0]
+    net = ShortcutNet().train()
+    kept = {group: torch.tensor(kept_of(vpns_start(net, group), PRUNED[group])) for group in GROUPS}
+    columns = {"conv2": "conv1", "conv3": "conv1", "head": "conv3"}
+    masked = {}
+    for layer, group in columns.items():
+        weight = net.get_submodule(layer).weight
+        masked[f"{layer}.weight"] = (
+            weight.detach() * kept[group].view(1, -1, *[1] * (weight.dim() - 2))
+        ).requires_grad_()
+    logits = torch.func.functional_call(net, masked, (images,))
+    functional.cross_entropy(logits, labels).backward()
+    expected = {group: torch.zeros(count) for group, count in GROUPS.items()}
+    for layer, group in columns.items():
+        product = net.get_submodule(layer).weight.detach() * masked[f"{layer}.weight"].grad
+        for channel in range(GROUPS[group]):
+            expected[group][channel] += product[:, channel].sum()
+    functional.cross_entropy(network(images), labels).backward()
+    for layer, group in columns.items():
+        found = network.backbone.get_submodule(layer).channel_scores.grad
+        torch.testing.assert_close(found, expected[group], rtol=1e-4, atol=1e-6)
+
+
+def test_finding_channels_leaves_weights_biases_and_factors_bit_identical() -> None:
+    network, pruner = toy(prompt=True).train(), StructuredVPNs()
+    own = {name: p.detach().clone() for name, p in network.backbone.named_parameters()}
+    pruner.attach(network, 0.5)
+    learned = [n for n, p in network.named_parameters() if p.requires_grad]
+    assert learned == ["prompt.delta", "backbone.bn1.channel_scores", "backbone.bn3.channel_scores"]
+    Learning(network, pruner, rate=1.0).run(pruner, toy_batches(3))
+    after = dict(network.backbone.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in own.items())
+    assert bool(network.prompt.delta.any())
+    pruner.finish(network, 0.5)
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_gates_always_have_exactly_the_requested_sparsity() -> None:
+    network, pruner = toy().train(), StructuredVPNs()
+    pruner.attach(network, 0.5)
+    stage = Learning(network, pruner, rate=3.0)
+    for batch in toy_batches(3):
+        assert [int(gate.sum()) for gate in get_gates(network.backbone).values()] == [3, 2]
+        pruner.step(stage, "plain", batch)
+
+
+def test_depgraph_adds_the_restated_gradients() -> None:
+    network, pruner = toy(), DepGraph(reg=0.1)
+    pruner.attach(network, 0.5)
+    for parameter in network.backbone.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    pruner.regularize(network)
+    expected = depgraph_gradients(ShortcutNet(), 0.1)
+    for name, parameter in network.backbone.named_parameters():
+        torch.testing.assert_close(parameter.grad, 1 + expected[name].float())
+
+
+def test_decay_is_sixteen_times_stronger_for_the_weakest_and_safe_where_all_are_equal() -> None:
+    assert decay(torch.tensor([1.0, 2.0, 3.0])).tolist() == pytest.approx([16, 4, 1])
+    assert decay(torch.tensor([2.0, 2.0])).tolist() == [1, 1]
+    assert decay(torch.zeros(3)).tolist() == [1, 1, 1]
+
+
+def test_slim_adds_the_sign_of_gamma_and_nothing_else() -> None:
+    network, pruner = toy(), Slim(reg=0.5)
+    pruner.attach(network, 0.5)
+    for parameter in network.backbone.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    pruner.regularize(network)
+    for name, parameter in network.backbone.named_parameters():
+        gamma = name in {"bn1.weight", "bn2.weight", "bn3.weight"}
+        added = 0.5 * parameter.detach().sign() if gamma else torch.zeros_like(parameter)
+        assert torch.equal(parameter.grad, 1 + added), name
+
+
+@pytest.mark.parametrize(("reg", "kind"), [(0.5, Slim), (0.05, DepGraph)])
+def test_penalties_reach_the_weights_through_a_step(reg: float, kind: Callable) -> None:
+    norms = []
+    for strength in (0.0, reg):
+        network, pruner = toy().train(), kind(reg=strength)
+        pruner.attach(network, 0.5)
+        Learning(network, pruner, rate=0.1).run(pruner, toy_batches(6))
+        norms.append(float(network.backbone.bn1.weight.detach().abs().sum()))
+    assert norms[1] < 0.95 * norms[0]
+
+
+def test_depgraph_without_sparse_learning_takes_no_epoch() -> None:
+    assert DepGraph(sparse_learning=False).epochs(30) == 0
+    assert DepGraph().epochs(30) == StructuredVPNs().epochs(30) == Slim().epochs(30) == 30
+
+
+@pytest.mark.parametrize(
+    ("pruner", "prompted", "plain"),
+    [
+        (StructuredVPNs(), "VPNs (structured)", "HYDRA (structured)"),
+        (Slim(), "VPNs w. Slim", "Slim"),
+        (DepGraph(), "VPNs w. DepGraph", "DepGraph"),
+        (
+            DepGraph(sparse_learning=False),
+            "VPNs w. DepGraph (no sparse learning)",
+            "DepGraph (no sparse learning)",
+        ),
+    ],
+)
+def test_methods_have_the_papers_names(pruner: Structured, prompted: str, plain: str) -> None:
+    assert pruner.method(prompted=True) == prompted
+    assert pruner.method(prompted=False) == plain
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("options", "channels"),
+    [
+        ({}, [3, 2]),
+        ({"min_keep": 4}, [4, 4]),
+        ({"round_to": 4}, [4, 4]),
+        ({"scope": "global", "min_keep": 2}, None),
+    ],
+    ids=str,
+)
+def test_cuts_are_exact_to_the_channel(
+    new: Callable[..., Structured], options: dict[str, object], channels: list[int] | None
+) -> None:
+    network, pruner = toy(), new(**options)
+    pruner.attach(network, 0.5)
+    pruner.finish(network, 0.5)
+    made = [network.backbone.conv1.weight.shape[0], network.backbone.conv3.weight.shape[0]]
+    assert made == channels if channels else sum(made) == 9 - 4
+    assert min(made) >= options.get("min_keep", 1)
+    assert network(torch.rand(2, 3, 12, 12)).shape == (2, 4)
+
+
+def test_slim_leaves_groups_without_normalisation_whole() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.hidden, self.head = nn.Linear(4, 6), nn.Linear(6, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.hidden(self.bn(self.conv(images)).mean((2, 3))).relu())
+
+    network = PromptedClassifier(Mixed(), 4, mapping=IdentityMapping())
+    network.fit_mapping()
+    assert [g.name for g in find_groups(network, 8)] == ["conv", "hidden"]
+    pruner = Slim(input_size=8)
+    pruner.finish(network, 0.5)
+    assert list(network.cuts.groups()) == ["conv"]
+    assert network.backbone.hidden.weight.shape == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: Slim(scope="layer"), "scope group or global, got 'layer'"),
+        (lambda: StructuredVPNs(gates="rows"), "factors or inputs, got 'rows'"),
+        (
+            lambda: StructuredVPNs(gates="inputs").attach(toy(exclude=["head"]), 0.5),
+            "layer 'head' cannot carry a gate",
+        ),
+        (lambda: Slim(min_keep=0), "min_keep is a number of channels, at least 1, got 0"),
+        (lambda: DepGraph(round_to=-1), "round_to is a number of channels"),
+        (lambda: Slim(reg=-1.0), "at least 0, got -1.0"),
+        (lambda: DepGraph(reg=-1.0), "at least 0, got -1.0"),
+        (lambda: Slim().attach(vgg(), 0.5), r"which vgg11 has not: use vgg16_bn or a ResNet"),
+        (lambda: StructuredVPNs().attach(zeros(), 0.5), "channels of 'conv3' are zero"),
+        (lambda: DepGraph().attach(toy(exclude=["conv"]), 0.5), "finds no group of channels"),
+        (
+            lambda: DepGraph(scope="global", min_keep=4).attach(toy(), 0.8),
+            "7 of 9 channels cannot be removed",
+        ),
+        (lambda: DepGraph().attach(cut_once(), 0.5), "channels of this network were cut before"),
+    ],
+    ids=str,
+)
+def test_wrong_input_is_refused(act: Callable[[], None], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        act()
+
+
+def vgg() -> PromptedClassifier:
+    with torch.device("meta"):
+        return PromptedClassifier("vgg11", 4)
+
+
+def zeros() -> PromptedClassifier:
+    network = toy()
+    with torch.no_grad():
+        for layer, part in (("conv3", ...), ("bn3", ...), ("head", ...)):
+            network.backbone.get_submodule(layer).weight[part] = 0
+    return network
+
+
+def cut_once() -> PromptedClassifier:
+    network = toy()
+    DepGraph().finish(network, 0.5)
+    return network
+
+
+def test_replaced_normalisation_is_noticed() -> None:
+    network, pruner = toy(), StructuredVPNs()
+    pruner.attach(network, 0.5)
+    network.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(network.backbone)
+    with pytest.raises(UserError, match=r"trainer\.sync_batchnorm replaces"):
+        pruner.optimizers(network, torch.optim.SGD)
+
+
+def test_bad_importances_are_named() -> None:
+    network = toy()
+    with torch.no_grad():
+        network.backbone.bn3.weight[1] = math.nan
+    with pytest.raises(UserError, match="layer 'conv3' has scores that are NaN"):
+        Slim().finish(network, 0.5)
+
+
+def test_a_loss_of_a_cut_network_trains_all_that_is_left() -> None:
+    network = toy().train()
+    DepGraph().finish(network, 0.5)
+    images, labels = toy_batches(1)[0]
+    functional.cross_entropy(network(images), labels).backward()
+    assert all(p.grad is not None for p in network.parameters())
