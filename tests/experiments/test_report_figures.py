@@ -125,6 +125,19 @@ def test_what_removes_nothing_is_a_line_and_no_curve() -> None:
     assert 0 not in panel.levels
 
 
+def test_a_dense_warm_up_is_the_line_where_nobody_trained_a_dense_network() -> None:
+    cells = [
+        facts | {"dense_accuracy": 0.8 if facts["seed"] == 7 else 0.84}
+        for facts in grid(("OMP", "VPNs"))
+    ]
+    (panel,) = exhibit(overview(""), cells).panels
+    (line,) = panel.dense
+    assert (line.label, line.points[0].mean) == ("Dense, warm-up", pytest.approx(82))
+    cells[0]["dense_accuracy"] = 0.1  # not all runs of a seed had the same warm-up
+    assert not exhibit(overview(""), cells).panels[0].dense
+    assert not exhibit("fig9", cells).panels[0].dense
+
+
 def test_each_data_set_and_backbone_has_a_panel_in_the_paper_s_order() -> None:
     names = ("DTD", "CIFAR100", "CIFAR10")
     cells = [facts for name in names for facts in grid(("VPNs",), dataset=name)]

@@ -102,6 +102,17 @@ def test_the_label_says_where_the_prompt_is_missing(
     assert run_of(views={"find": find, "tune": tune}, prompt=prompt).label == label
 
 
+def test_image_folders_are_told_apart_by_grid_folder_or_command() -> None:
+    folder = {"dataset": "ImageFolder"}
+    axes = {"name": "mine", "axes": {"data": "birds"}}
+    assert run_of(**folder, command="vpns fit").dataset == "ImageFolder"
+    assert run_of(**folder, data_folder="cats").dataset == "ImageFolder cats"
+    assert run_of(**folder, command="vpns fit --data.root /a/dogs").dataset == "ImageFolder dogs"
+    both = Run(Path("x"), result(**folder, data_folder="cats") | {"grid": axes})
+    assert both.dataset == "ImageFolder birds"
+    assert run_of(data_folder="data").dataset == "CIFAR100"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "shown"),
     [

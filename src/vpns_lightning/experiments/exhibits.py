@@ -11,7 +11,7 @@ from typing import Any
 from vpns_lightning.experiments.comparability import mixture, remarks
 from vpns_lightning.experiments.definitions import Definition, paper_id
 from vpns_lightning.experiments.gaps import absent_from_paper, is_asked_for, missing_cells
-from vpns_lightning.experiments.measures import SPARSITY, Axis, Measure
+from vpns_lightning.experiments.measures import ACCURACY, SPARSITY, Axis, Measure
 from vpns_lightning.experiments.results_table import Run
 
 
@@ -171,6 +171,8 @@ def _panel(
             if curve.points or curve.refused:
                 flat = all(run.dense for run in lines[label])
                 (dense if flat else curves).append(curve)
+    if not dense and axis is SPARSITY and ACCURACY in measures:
+        dense += _warmed_up(runs)
     strict = axis is SPARSITY and is_asked_for(definition, runs)
     asked = definition.sparsities if strict else ()
     steady = [run for run in runs if not run.dense]
@@ -224,6 +226,21 @@ def _point(
         tuple(sorted(run.seed for run in runs)),
         tuple(runs),
     )
+
+
+def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
+    """Return the level of the dense warm-up, where all runs of a seed had the same."""
+    values: dict[int, set[float]] = defaultdict(set)
+    for run in runs:
+        value = run.number("dense_accuracy")
+        if value is not None:
+            values[run.seed].add(100 * value)
+    if not values or any(len(found) > 1 for found in values.values()):
+        return []
+    numbers = [value for (value,) in values.values()]
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    seeds = tuple(sorted(values))
+    return [Curve("Dense, warm-up", (Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, ()),))]
 
 
 def _repeated(seeds: Iterable[int]) -> int | None:

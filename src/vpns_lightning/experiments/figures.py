@@ -43,6 +43,7 @@ STYLES = {
     "DepGraph": Style("#b07a00", "#f0b93a", "^"),
     "Dense": Style("#222222", "#e6e6e6", "", 1),
     "VPNs w. Dense": Style("#222222", "#e6e6e6", "", 2),
+    "Dense, warm-up": Style("#222222", "#e6e6e6", "", 1),
 }
 SPARE = (
     Style("#aa4466", "#e08aa6", "d"),
@@ -157,6 +158,7 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
     axes.tick_params(labelsize=8)
     if names:
         axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
     elif not any(curve.points for curve in (*panel.curves, *panel.dense)):
         axes.set(xticks=[], yticks=[])
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -175,10 +177,11 @@ def _draw_curve(axes: Any, curve: Curve, panel: Panel, style: Style, names: Sequ
     for part in unbroken(curve, panel.levels):
         means = [p.mean for p in part]
         line = {"color": style.color, "linewidth": 1.6, "linestyle": DASHES[style.dash]}
-        axes.plot(places(part), means, **line)
+        if not names:  # kinds have no order, so nothing lies between them
+            axes.plot(places(part), means, **line)
         low = [p.mean - (p.std or 0) for p in part]
         high = [p.mean + (p.std or 0) for p in part]
-        if len(part) > 1 and low != high:
+        if len(part) > 1 and low != high and not names:
             axes.fill_between(places(part), low, high, color=style.color, alpha=0.15, linewidth=0)
         elif low != high:
             axes.vlines(places(part), low, high, color=style.color, linewidth=1)

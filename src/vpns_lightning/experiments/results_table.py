@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,9 @@ class Run:
         """The data set; for folders of images also which one."""
         name = str(self.facts["dataset"])
         axes = (self.facts.get("grid") or {}).get("axes") or {}
-        folder = self.facts.get("data_folder")
+        # older results tell image folders apart only by their command
+        root = re.search(r"--data(?:\.init_args)?\.root[= ](\S+)", self.facts.get("command", ""))
+        folder = self.facts.get("data_folder") or (Path(root.group(1)).name if root else "")
         if name == "ImageFolder" and (axes.get("data") or folder):
             return f"{name} {axes.get('data') or folder}"
         return name

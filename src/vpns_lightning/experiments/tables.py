@@ -20,12 +20,10 @@ class Cell:
     Attributes:
         text: What it says.
         bold: The best of its column.
-        runs: How many runs it is the mean of, 0 where that means nothing.
     """
 
     text: str
     bold: bool = False
-    runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,9 @@ def panel_table(panel: Panel) -> Table:
         points = {point.level: point for point in curve.points}
         row = [Cell(curve.label)]
         for level in panel.tried:
-            point = next(iter(points.values()), None) if curve in panel.dense else points.get(level)
-            row.append(_cell(curve, point, measure, best.get(level)))
+            flat = curve in panel.dense
+            point = next(iter(points.values()), None) if flat else points.get(level)
+            row.append(_cell(curve, point, measure, None if flat else best.get(level)))
         rows.append(tuple(row))
     heads = (show_level(level, panel.axis) for level in panel.tried)
     title = f"{panel.title}: {measure.label} by {panel.axis.label.partition(' (')[0]}"
@@ -76,9 +75,7 @@ def _cell(curve: Curve, point: Point | None, measure: Measure, best: str | None)
         return Cell("refused" if curve.refused else "missing")
     text = f"{spread(point.mean, point.std, measure.decimals)} ({len(point.seeds)})"
     shown = f"{point.mean:.{measure.decimals}f}"
-    return Cell(
-        text, bold=shown == best and not all(r.dense for r in point.runs), runs=len(point.runs)
-    )
+    return Cell(text, bold=shown == best)
 
 
 def _best(panel: Panel) -> dict[Any, str]:
@@ -150,7 +147,7 @@ def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
         costs = (_mean(group, key, decimals, unit) for _, key, decimals, unit in COSTS)
         accuracy = [run.accuracy for run in group]
         std = statistics.stdev(accuracy) if len(accuracy) > 1 else None
-        last = Cell(f"{spread(statistics.fmean(accuracy), std, 2)} ({len(group)})", runs=len(group))
+        last = Cell(f"{spread(statistics.fmean(accuracy), std, 2)} ({len(group)})")
         rows.append((*head, *(Cell(text) for text in costs), last))
     heads = ("sparsity", "method", *(name for name, *_ in COSTS), "test accuracy (%)")
     where = ", ".join(part for part in key if part)

@@ -101,10 +101,10 @@ function cost() {
 function layers() {
   const cells = data.cells.filter((c) => c.layers && shows(c.dataset, c.label));
   const wheres = [...new Set(cells.map((c) => `${c.where}, ${c.level} %`))];
-  if (!wheres.includes(chosen.layers)) chosen.layers = wheres.at(-1) || "";
+  const current = wheres.includes(chosen.layers) ? chosen.layers : wheres.at(-1) || "";
   const select = el("select", { id: "layer-level", onchange: (event) => { chosen.layers = event.target.value; render(); document.getElementById("layer-level").focus(); } },
-    ...wheres.map((w) => el("option", { value: w, selected: w === chosen.layers }, w)));
-  const kept = cells.filter((c) => `${c.where}, ${c.level} %` === chosen.layers);
+    ...wheres.map((w) => el("option", { value: w, selected: w === current }, w)));
+  const kept = cells.filter((c) => `${c.where}, ${c.level} %` === current);
   const names = [...new Set(kept.flatMap((c) => Object.keys(c.layers)))];
   const head = el("tr", {}, el("th", { scope: "col" }, "layer"), ...kept.map((c) => el("th", { scope: "col" }, c.label)));
   const rows = names.map((n) => el("tr", {}, el("th", { scope: "row" }, n), ...kept.map((c) => {
