@@ -198,14 +198,30 @@ def test_the_prompt_study_varies_one_thing_in_each_panel() -> None:
     cells = [result(prompt=PAD | {"pad_size": pad}, grid="fig10") for pad in (2, 4, 8)]
     cells += [result(input_size=size, grid="fig10") for size in (32, 48)]
     cells.append(result(prompt={"name": "FixPrompt", "canvas_size": 64, "size": 30}, grid="fig10"))
+    cells.append(result() | {"method": "HYDRA", "prompt": None, "grid": {"name": "fig10"}})
     shown = exhibit("fig10", cells)
     assert shown.refused == []
     found = {p.axis.label: [q.level for q in p.curves[0].points] for p in shown.panels}
     assert found == {
         "input size (px)": [32, 48, 64],
         "pad size (px)": [2, 4, 8],
-        "kind of prompt": ["FixPrompt", "PadPrompt"],
+        "kind of prompt": ["FixPrompt", "PadPrompt", "none"],
     }
+
+
+def test_studies_in_separate_grids_may_share_cells() -> None:
+    cells = [result(input_size=size, grid="fig10_input_size") for size in (32, 64)]
+    cells += [result(prompt=PAD | {"pad_size": pad}, grid="fig10_pad_size") for pad in (4, 8)]
+    shown = exhibit("fig10", cells)
+    assert shown.refused == []
+    assert [p.axis.label for p in shown.panels] == ["input size (px)", "pad size (px)"]
+    assert [[q.level for q in p.curves[0].points] for p in shown.panels] == [[32, 64], [4, 8]]
+
+
+def test_grids_that_only_make_masks_are_no_part_of_the_figure() -> None:
+    cells = [*grid(("VPNs (transferred)", "OMP"), grid="fig6"), *grid(grid="fig6_source")]
+    assert labels(exhibit("fig6", cells)) == ["VPNs (transferred)", "OMP"]
+    assert len(labels(exhibit(overview("fig6_source"), cells))) == 4
 
 
 def test_a_grid_s_runs_belong_to_the_figure_it_is_named_after() -> None:
@@ -232,8 +248,9 @@ def test_further_axes_of_a_grid_are_panels_of_their_own() -> None:
 
 
 def test_every_method_looks_different_and_a_variant_like_its_method() -> None:
-    names = [*STYLES, "VPNs w. OMP", "OMP + prompt", "mine", "yours"]
+    names = [*STYLES, "VPNs w. OMP", "OMP + prompt", "VPNs, 60 %", "VPNs, 90 %", "mine", "yours"]
     styles = styles_of(names)
-    assert len({(style.color, style.dash) for style in styles.values()}) >= len(names) - 2
+    # Slim and DepGraph stand beside no unstructured method, a warm-up beside no dense run
+    assert len({(style.color, style.dash) for style in styles.values()}) == len(names) - 3
     assert styles["VPNs w. OMP"].color == styles["OMP + prompt"].color == styles["OMP"].color
     assert len({styles[name].dash for name in ("OMP", "VPNs w. OMP", "OMP + prompt")}) == 3

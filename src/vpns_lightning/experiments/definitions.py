@@ -58,7 +58,7 @@ class Definition:
     choose: Choose
     axes: tuple[Axis, ...] = (SPARSITY,)
     measures: tuple[Measure, ...] = (ACCURACY,)
-    line: Name = lambda run: run.label
+    line: Name = lambda run: run.grid_label
     panel: Name = lambda run: ""
     lines: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -84,7 +84,9 @@ def _is_one_of(*labels: str) -> Choose:
 
 
 def _at_level(run: Run) -> str:
-    return f"{run.label}, {100 * run.asked:g} %"
+    # without its prompt VPNs is HYDRA, but here that is one of its kinds
+    method = "VPNs" if run.label == "HYDRA" else run.label
+    return f"{method}, {100 * run.asked:g} %"
 
 
 THREE = ("Random", "OMP", "LTH")
@@ -101,6 +103,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         panel=lambda run: (
             "fine-tuned" if run.facts["stages"]["tune"]["gradient_steps"] else "zero-shot"
         ),
+        line=lambda run: run.label,
         lines=("Random", "OMP", "SNIP", "SynFlow", "HYDRA"),
     ),
     Definition(
@@ -169,6 +172,8 @@ DEFINITIONS: tuple[Definition, ...] = (
             ),
         ),
         lines=("VPNs", *BASELINES),
+        sparsities=(0.5, 0.7, 0.9),
+        seeds=(7,),
         any_grid=True,
     ),
     Definition(
@@ -220,7 +225,6 @@ def overview(grid: str) -> Definition:
         id=grid or "runs",
         title=f"Accuracy against sparsity: grid {grid}" if grid else "Accuracy against sparsity",
         choose=lambda run: run.grid == grid and (bool(grid) or _plainly(run)),
-        line=lambda run: run.grid_label,
         panel=_further_axes,
         lines=("VPNs", *BASELINES),
         sparsities=(),
@@ -229,8 +233,13 @@ def overview(grid: str) -> Definition:
 
 
 def paper_id(grid: str) -> str:
-    """Return the id a grid's name begins with (``fig4_cifar100``, ``fig4_mini``), or ``""``."""
-    first = grid.partition("_")[0]
+    """Return the id a grid's name begins with (``fig4_cifar100``, ``fig4_mini``), or ``""``.
+
+    What only makes masks for another grid (``fig6_source``) belongs to no figure.
+    """
+    first, *rest = grid.split("_")
+    if "source" in rest:
+        return ""
     return next((name for name in IDS if name.lower() == first.lower()), "")
 
 

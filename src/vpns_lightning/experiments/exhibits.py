@@ -122,13 +122,16 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
     for run in runs:
         own = paper_id(run.grid) == definition.id
         grid = run.grid if len(grids) > 1 and not own else ""
-        groups[run.dataset, str(run.facts["backbone"]), definition.panel(run), grid].append(run)
+        # grids that vary different things share cells
+        apart = run.grid if len(definition.axes) > 1 else ""
+        key = (run.dataset, str(run.facts["backbone"]), definition.panel(run), grid, apart)
+        groups[key].append(run)
     panels = []
-    for key in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
+    for place in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
         for axis, measures in product(definition.axes, _by_label(definition.measures)):
-            chosen = _along(axis, groups[key], definition.axes)
+            chosen = _along(axis, groups[place], definition.axes)
             if chosen:
-                panels.append(_panel(definition, key, axis, measures, chosen))
+                panels.append(_panel(definition, place, axis, measures, chosen))
     # a small twin, or a grid of one's own, was never to be the paper's figure
     absent = absent_from_paper(definition, runs) if is_asked_for(definition, runs) else ()
     return Exhibit(definition, tuple(panels), absent)
@@ -143,6 +146,8 @@ def _by_label(measures: Sequence[Measure]) -> list[list[Measure]]:
 
 def _along(axis: Axis, runs: Sequence[Run], axes: Sequence[Axis]) -> list[Run]:
     """Return the runs that vary along one axis, the others at their most frequent value."""
+    if len(axes) > 1 and not _varies(axis, runs) and any(_varies(a, runs) for a in axes):
+        return []
     chosen = [run for run in runs if axis.group(run) is not None]
     for other in axes:
         values = [other.group(run) for run in chosen if other.group(run) is not None]
@@ -152,6 +157,10 @@ def _along(axis: Axis, runs: Sequence[Run], axes: Sequence[Axis]) -> list[Run]:
     return chosen
 
 
+def _varies(axis: Axis, runs: Sequence[Run]) -> bool:
+    return len({axis.group(run) for run in runs} - {None}) > 1
+
+
 def _panel(
     definition: Definition,
     key: tuple[str, ...],
@@ -159,7 +168,7 @@ def _panel(
     measures: Sequence[Measure],
     runs: Sequence[Run],
 ) -> Panel:
-    dataset, backbone, extra, grid = key
+    dataset, backbone, extra, grid, _ = key
     lines: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         lines[definition.line(run)].append(run)

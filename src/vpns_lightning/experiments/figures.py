@@ -71,11 +71,15 @@ def style_of(label: str) -> Style:
 def styles_of(labels: Sequence[str]) -> dict[str, Style]:
     """Return a look for each label, no two alike where that can be helped."""
     styles: dict[str, Style] = {}
+    taken = {STYLES[label][::3] for label in labels if label in STYLES}
     for label in labels:
         style = style_of(label)
-        taken = {(s.color, s.dash) for s in styles.values()}
-        spare = (s for s in SPARE if (s.color, s.dash) not in taken)
-        styles[label] = next(spare, style) if (style.color, style.dash) in taken else style
+        if label not in STYLES:
+            # another dash of its own colour, else another colour
+            others = (style, *(style._replace(dash=dash) for dash in (2, 1, 0)), *SPARE)
+            style = next((other for other in others if other[::3] not in taken), style)
+        taken.add(style[::3])
+        styles[label] = style
     return styles
 
 

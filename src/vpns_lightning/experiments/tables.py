@@ -95,21 +95,37 @@ def _best(panel: Panel) -> dict[Any, str]:
     }
 
 
+DATA = {
+    "classes": "classes",
+    "train_images": "training images",
+    "test_images": "test images",
+    "batch_size": "batch size",
+    "input_size": "input size (px)",
+}
+
+
 def data_table(runs: Sequence[Run]) -> Table:
-    """Return one row a data set: what the runs say of it (Table A1)."""
-    keys = ("classes", "train_images", "test_images", "batch_size", "input_size")
+    """Return one row a data set: what the runs say of it, and its dense networks' accuracy."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.dataset].append(run)
-    rows = [
-        (
-            Cell(name),
-            *(Cell(_values(r.facts.get(key, UNKNOWN) for r in groups[name])) for key in keys),
-        )
-        for name in sorted(groups)
-    ]
-    heads = ("classes", "training images", "test images", "batch size", "input size (px)")
-    return Table("Data sets", ("data set", *heads), tuple(rows))
+    rows = []
+    for name, group in sorted(groups.items()):
+        known = (Cell(_values(r.facts.get(key, UNKNOWN) for r in group)) for key in DATA)
+        rows.append((Cell(name), *known, Cell(_dense_accuracy(group))))
+    heads = ("data set", *DATA.values(), "dense accuracy (%)")
+    return Table("Data sets", heads, tuple(rows), NOTE.partition(";")[0] + ".")
+
+
+def _dense_accuracy(runs: Sequence[Run]) -> str:
+    dense = [run for run in runs if run.facts["method"] == "Dense"]
+    if not dense:
+        return "no run"
+    if mixture(dense) is not None:
+        return "refused"
+    numbers = [run.accuracy for run in dense]
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return f"{spread(statistics.fmean(numbers), std, 2)} ({len(numbers)})"
 
 
 def _values(values: Iterable[Any]) -> str:
@@ -136,7 +152,7 @@ def cost_tables(runs: Sequence[Run]) -> list[Table]:
 def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
     cells: dict[tuple[float, str], list[Run]] = defaultdict(list)
     for run in runs:
-        cells[run.asked, run.label].append(run)
+        cells[run.asked, run.grid_label].append(run)
     rows = []
     for (asked, label), group in sorted(cells.items()):
         head = (Cell(f"{100 * asked:g} %"), Cell(label))
