@@ -8,9 +8,10 @@ import yaml
 from toy_results import grid, result
 
 from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.definitions import DEFINITIONS, members, overview
+from vpns_lightning.experiments.definitions import DEFINITIONS
 from vpns_lightning.experiments.exhibits import build
 from vpns_lightning.experiments.hyperparameters import hyperparameter_table, overlaid
+from vpns_lightning.experiments.membership import members, overview
 from vpns_lightning.experiments.results_table import Run
 from vpns_lightning.experiments.tables import (
     Cell,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vpns_lightning.experiments.exhibits import Curve, Exhibit, Panel, Point
+from vpns_lightning.experiments.panels import Curve, Exhibit, Panel, Point
 from vpns_lightning.files import whole_file
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
-from vpns_lightning.experiments.definitions import Definition, paper_id
+from vpns_lightning.experiments.definitions import Definition
 from vpns_lightning.experiments.measures import Axis
+from vpns_lightning.experiments.membership import paper_id
 from vpns_lightning.experiments.results_table import Run
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from vpns_lightning._version import __version__
 from vpns_lightning.experiments.comparability import mixture
 from vpns_lightning.experiments.definitions import DEFINITIONS
-from vpns_lightning.experiments.exhibits import Curve, Panel, Point
 from vpns_lightning.experiments.figures import styles_of
 from vpns_lightning.experiments.gaps import show_level
+from vpns_lightning.experiments.panels import Curve, Panel, Point
 from vpns_lightning.experiments.results_table import Run
 from vpns_lightning.experiments.tables import Table, panel_table
 from vpns_lightning.files import write_text

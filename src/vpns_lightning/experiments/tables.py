@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpns_lightning.experiments.comparability import mixture
-from vpns_lightning.experiments.exhibits import Curve, Panel, Point
 from vpns_lightning.experiments.gaps import show_level
 from vpns_lightning.experiments.measures import Measure
+from vpns_lightning.experiments.panels import Curve, Panel, Point
 from vpns_lightning.experiments.results_table import UNKNOWN, Run, describe
 
 
