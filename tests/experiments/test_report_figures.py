@@ -67,6 +67,7 @@ def test_a_missing_cell_is_named_and_breaks_its_curve() -> None:
     (panel,) = shown.panels
     assert panel.cells == 12
     assert shown.missing == ["CIFAR100: VPNs, 90 %: seed 9", "CIFAR100: OMP, 80 %: all seeds"]
+    assert shown.absent == ()
     parts = {
         c.label: [[p.level for p in part] for part in unbroken(c, panel.levels)]
         for c in panel.curves

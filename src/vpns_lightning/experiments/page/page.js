@@ -64,7 +64,8 @@ function figure(exhibit) {
   const panels = exhibit.panels.filter((p) => shows(p.dataset, null));
   const visible = panels.map((p) => ({ ...p, curves: p.curves.filter((c) => shows(p.dataset, c.label)), dense: p.dense.filter((c) => shows(p.dataset, c.label)) }));
   const drawn = visible.map((p) => [p, chart({ ...p, colors })]).filter(([, drawing]) => drawing);
-  const tables = visible.map((p) => table(p.table, (row) => shows(p.dataset, row[0].text), exhibit.id));
+  // what holds for all tables stands below the last
+  const tables = visible.map((p, i) => table({ ...p.table, note: i === visible.length - 1 ? p.table.note : "" }, (row) => shows(p.dataset, row[0].text), exhibit.id));
   return [
     el("div", { class: drawn.length === 1 ? "panels one" : "panels" }, ...drawn.map(([p, drawing]) => el("div", { class: "panel", "data-panel": p.title }, el("h3", {}, p.title), drawing, ...p.notes.map((n) => el("p", { class: "soft" }, n))))),
     drawn.length ? null : el("p", { class: "soft" }, exhibit.panels.length ? "Nothing of this is selected above." : ""),
