@@ -38,6 +38,13 @@ def test_results_are_found_at_any_depth_and_others_are_named(tmp_path: Path) -> 
         "foreign": '{"accuracy": 1}',
         "newer": json.dumps(result() | {"schema": 99}),
         "nan": json.dumps(result(accuracy=float("nan"))),
+        "text": json.dumps(result() | {"seed": "7"}),
+        "stages": json.dumps(result() | {"stages": ["find"]}),
+        "stage": json.dumps(result() | {"stages": {"find": None}}),
+        "grid": json.dumps(result() | {"grid": "fig4"}),
+        "sparsity": json.dumps(result() | {"sparsity_requested": 1.5}),
+        "accuracy": json.dumps(result() | {"test_accuracy": None}),
+        "headline": json.dumps(result() | {"headline": "best_accuracy"}),
         "binary": None,
     }
     for name, text in bad.items():

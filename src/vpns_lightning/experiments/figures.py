@@ -160,6 +160,10 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
     axes.set_xlabel(panel.axis.label, fontsize=8.5)
     axes.set_ylabel(panel.measure.label, fontsize=8.5)
     axes.tick_params(labelsize=8)
+    # ticks are most of the time a figure takes
+    axes.locator_params("y", nbins=5)
+    if not names:
+        axes.locator_params("x", nbins=7)
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
@@ -242,4 +246,5 @@ def _caption(exhibit: Exhibit) -> str:
     seeds = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
     missing = sum(len(panel.missing) for panel in exhibit.panels)
     gap = f"; {missing} places lack runs (hollow, or a gap)" if missing else ""
+    gap += "".join(f"; not run: {text}" for text in exhibit.absent if "sparsit" in text)
     return f"Mean and standard deviation over {seeds} seed{'' if seeds == '1' else 's'}{gap}"

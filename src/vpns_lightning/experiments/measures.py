@@ -57,7 +57,7 @@ def prompt_option(name: str) -> Callable[[Run], Any]:
 def _kind(run: Run) -> str | None:
     if "prompt" not in run.facts:
         return None
-    return "none" if run.facts["prompt"] is None else str(run.facts["prompt"]["name"])
+    return "none" if run.facts["prompt"] is None else str(run.facts["prompt"].get("name"))
 
 
 INPUT_SIZE = Axis(
