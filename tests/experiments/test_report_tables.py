@@ -64,8 +64,13 @@ def test_entries_are_mean_deviation_and_number_of_seeds_the_best_in_bold() -> No
 
 
 def test_equal_means_are_all_bold_and_a_lone_method_is_not() -> None:
-    both = table_of(result("VPNs", accuracy=0.7), result("OMP", accuracy=0.700001))
-    assert body(both) == {"VPNs": ["**70.00 (1)**"], "OMP": ["**70.00 (1)**"]}
+    equal = [result("VPNs", accuracy=0.7), result("OMP", accuracy=0.700001)]
+    assert body(table_of(*equal, result("HYDRA", accuracy=0.6))) == {
+        "VPNs": ["**70.00 (1)**"],
+        "OMP": ["**70.00 (1)**"],
+        "HYDRA": ["60.00 (1)"],
+    }
+    assert body(table_of(*equal)) == {"VPNs": ["70.00 (1)"], "OMP": ["70.00 (1)"]}
     assert body(table_of(result("VPNs", accuracy=0.7))) == {"VPNs": ["70.00 (1)"]}
 
 

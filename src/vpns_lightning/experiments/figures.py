@@ -245,6 +245,6 @@ def _caption(exhibit: Exhibit) -> str:
     counts = {len(p.seeds) for panel in exhibit.panels for c in panel.curves for p in c.points}
     seeds = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
     missing = sum(len(panel.missing) for panel in exhibit.panels)
-    gap = f"; {missing} places lack runs (hollow, or a gap)" if missing else ""
+    gap = f"; {missing} without all runs (hollow, or a gap)" if missing else ""
     gap += "".join(f"; not run: {text}" for text in exhibit.absent if "sparsit" in text)
     return f"Mean and standard deviation over {seeds} seed{'' if seeds == '1' else 's'}{gap}"

@@ -87,11 +87,15 @@ def _best(panel: Panel) -> dict[Any, str]:
             means[point.level].append(point.mean)
     if choose is None:
         return {}
-    # a single method is no contest
-    return {
-        level: f"{choose(values):.{panel.measure.decimals}f}"
+    shown = {
+        level: {value: f"{value:.{panel.measure.decimals}f}" for value in values}
         for level, values in means.items()
-        if len(values) > 1
+    }
+    # a single method is no contest, nor are equal ones
+    return {
+        level: texts[choose(texts)]
+        for level, texts in shown.items()
+        if len(set(texts.values())) > 1
     }
 
 

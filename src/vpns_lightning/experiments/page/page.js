@@ -70,7 +70,7 @@ function figure(exhibit) {
     el("div", { class: drawn.length === 1 ? "panels one" : "panels" }, ...drawn.map(([p, drawing]) => el("div", { class: "panel", "data-panel": p.title }, el("h3", {}, p.title), drawing, ...p.notes.map((n) => el("p", { class: "soft" }, n))))),
     drawn.length ? null : el("p", { class: "soft" }, exhibit.panels.length ? "Nothing of this is selected above." : ""),
     warning("Not drawn, because the runs must not be mixed", exhibit.refused),
-    warning(`${exhibit.missing.length} places lack runs (hollow marks, gaps, “missing”)`, exhibit.missing.slice(0, 40).concat(exhibit.missing.length > 40 ? [`and ${exhibit.missing.length - 40} more`] : [])),
+    warning(`Without all runs: ${exhibit.missing.length} (hollow marks, gaps, “missing”)`, exhibit.missing.slice(0, 40).concat(exhibit.missing.length > 40 ? [`and ${exhibit.missing.length - 40} more`] : [])),
     exhibit.absent.length ? el("p", { class: "soft" }, `The paper's figure has besides: ${exhibit.absent.join("; ")}.`) : null,
     ...tables,
   ];
