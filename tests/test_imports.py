@@ -141,6 +141,7 @@ def test_the_table_has_no_circle() -> None:
         ("vpns_lightning", "torch"),
         ("vpns_lightning.sparsity", "torchvision"),
         ("vpns_lightning.pruners", "lightning"),
+        ("vpns_lightning.commands.report", "torch"),
     ],
 )
 def test_importing_a_room_does_not_load_what_it_must_not_know(module: str, absent: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from toy_results import PAD, grid, result
 
-from vpns_lightning.experiments.definitions import DEFINITIONS, Definition, members, overview
+from vpns_lightning.experiments.definitions import DEFINITIONS, Definition
 from vpns_lightning.experiments.exhibits import Exhibit, build
 from vpns_lightning.experiments.figures import STYLES, styles_of, unbroken
+from vpns_lightning.experiments.membership import members, overview
 from vpns_lightning.experiments.results_table import Run
 
 BY_ID = {definition.id: definition for definition in DEFINITIONS}
@@ -66,6 +67,7 @@ def test_a_missing_cell_is_named_and_breaks_its_curve() -> None:
     (panel,) = shown.panels
     assert panel.cells == 12
     assert shown.missing == ["CIFAR100: VPNs, 90 %: seed 9", "CIFAR100: OMP, 80 %: all seeds"]
+    assert shown.absent == ()
     parts = {
         c.label: [[p.level for p in part] for part in unbroken(c, panel.levels)]
         for c in panel.curves
@@ -123,6 +125,19 @@ def test_what_removes_nothing_is_a_line_and_no_curve() -> None:
     assert [curve.label for curve in panel.curves] == ["OMP"]
     assert [curve.label for curve in panel.dense] == ["Dense"]
     assert 0 not in panel.levels
+
+
+def test_a_dense_warm_up_is_the_line_where_nobody_trained_a_dense_network() -> None:
+    cells = [
+        facts | {"dense_accuracy": 0.8 if facts["seed"] == 7 else 0.84}
+        for facts in grid(("OMP", "VPNs"))
+    ]
+    (panel,) = exhibit(overview(""), cells).panels
+    (line,) = panel.dense
+    assert (line.label, line.points[0].mean) == ("Dense, warm-up", pytest.approx(82))
+    cells[0]["dense_accuracy"] = 0.1  # not all runs of a seed had the same warm-up
+    assert not exhibit(overview(""), cells).panels[0].dense
+    assert not exhibit("fig9", cells).panels[0].dense
 
 
 def test_each_data_set_and_backbone_has_a_panel_in_the_paper_s_order() -> None:
@@ -185,14 +200,30 @@ def test_the_prompt_study_varies_one_thing_in_each_panel() -> None:
     cells = [result(prompt=PAD | {"pad_size": pad}, grid="fig10") for pad in (2, 4, 8)]
     cells += [result(input_size=size, grid="fig10") for size in (32, 48)]
     cells.append(result(prompt={"name": "FixPrompt", "canvas_size": 64, "size": 30}, grid="fig10"))
+    cells.append(result() | {"method": "HYDRA", "prompt": None, "grid": {"name": "fig10"}})
     shown = exhibit("fig10", cells)
     assert shown.refused == []
     found = {p.axis.label: [q.level for q in p.curves[0].points] for p in shown.panels}
     assert found == {
         "input size (px)": [32, 48, 64],
         "pad size (px)": [2, 4, 8],
-        "kind of prompt": ["FixPrompt", "PadPrompt"],
+        "kind of prompt": ["FixPrompt", "PadPrompt", "none"],
     }
+
+
+def test_studies_in_separate_grids_may_share_cells() -> None:
+    cells = [result(input_size=size, grid="fig10_input_size") for size in (32, 64)]
+    cells += [result(prompt=PAD | {"pad_size": pad}, grid="fig10_pad_size") for pad in (4, 8)]
+    shown = exhibit("fig10", cells)
+    assert shown.refused == []
+    assert [p.axis.label for p in shown.panels] == ["input size (px)", "pad size (px)"]
+    assert [[q.level for q in p.curves[0].points] for p in shown.panels] == [[32, 64], [4, 8]]
+
+
+def test_grids_that_only_make_masks_are_no_part_of_the_figure() -> None:
+    cells = [*grid(("VPNs (transferred)", "OMP"), grid="fig6"), *grid(grid="fig6_source")]
+    assert labels(exhibit("fig6", cells)) == ["VPNs (transferred)", "OMP"]
+    assert len(labels(exhibit(overview("fig6_source"), cells))) == 4
 
 
 def test_a_grid_s_runs_belong_to_the_figure_it_is_named_after() -> None:
@@ -219,8 +250,9 @@ def test_further_axes_of_a_grid_are_panels_of_their_own() -> None:
 
 
 def test_every_method_looks_different_and_a_variant_like_its_method() -> None:
-    names = [*STYLES, "VPNs w. OMP", "OMP + prompt", "mine", "yours"]
+    names = [*STYLES, "VPNs w. OMP", "OMP + prompt", "VPNs, 60 %", "VPNs, 90 %", "mine", "yours"]
     styles = styles_of(names)
-    assert len({(style.color, style.dash) for style in styles.values()}) >= len(names) - 2
+    # Slim and DepGraph stand beside no unstructured method, a warm-up beside no dense run
+    assert len({(style.color, style.dash) for style in styles.values()}) == len(names) - 3
     assert styles["VPNs w. OMP"].color == styles["OMP + prompt"].color == styles["OMP"].color
     assert len({styles[name].dash for name in ("OMP", "VPNs w. OMP", "OMP + prompt")}) == 3

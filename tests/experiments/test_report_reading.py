@@ -38,6 +38,13 @@ def test_results_are_found_at_any_depth_and_others_are_named(tmp_path: Path) -> 
         "foreign": '{"accuracy": 1}',
         "newer": json.dumps(result() | {"schema": 99}),
         "nan": json.dumps(result(accuracy=float("nan"))),
+        "text": json.dumps(result() | {"seed": "7"}),
+        "stages": json.dumps(result() | {"stages": ["find"]}),
+        "stage": json.dumps(result() | {"stages": {"find": None}}),
+        "grid": json.dumps(result() | {"grid": "fig4"}),
+        "sparsity": json.dumps(result() | {"sparsity_requested": 1.5}),
+        "accuracy": json.dumps(result() | {"test_accuracy": None}),
+        "headline": json.dumps(result() | {"headline": "best_accuracy"}),
         "binary": None,
     }
     for name, text in bad.items():
@@ -100,6 +107,17 @@ def test_the_label_says_where_the_prompt_is_missing(
     find: list[str], tune: list[str], prompt: dict[str, Any] | None, label: str
 ) -> None:
     assert run_of(views={"find": find, "tune": tune}, prompt=prompt).label == label
+
+
+def test_image_folders_are_told_apart_by_grid_folder_or_command() -> None:
+    folder = {"dataset": "ImageFolder"}
+    axes = {"name": "mine", "axes": {"data": "birds"}}
+    assert run_of(**folder, command="vpns fit").dataset == "ImageFolder"
+    assert run_of(**folder, data_folder="cats").dataset == "ImageFolder cats"
+    assert run_of(**folder, command="vpns fit --data.root /a/dogs").dataset == "ImageFolder dogs"
+    both = Run(Path("x"), result(**folder, data_folder="cats") | {"grid": axes})
+    assert both.dataset == "ImageFolder birds"
+    assert run_of(data_folder="data").dataset == "CIFAR100"
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import yaml
 from toy_results import grid, result
 
 from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.definitions import DEFINITIONS, members, overview
+from vpns_lightning.experiments.definitions import DEFINITIONS
 from vpns_lightning.experiments.exhibits import build
 from vpns_lightning.experiments.hyperparameters import hyperparameter_table, overlaid
+from vpns_lightning.experiments.membership import members, overview
 from vpns_lightning.experiments.results_table import Run
 from vpns_lightning.experiments.tables import (
     Cell,
@@ -63,8 +64,13 @@ def test_entries_are_mean_deviation_and_number_of_seeds_the_best_in_bold() -> No
 
 
 def test_equal_means_are_all_bold_and_a_lone_method_is_not() -> None:
-    both = table_of(result("VPNs", accuracy=0.7), result("OMP", accuracy=0.700001))
-    assert body(both) == {"VPNs": ["**70.00 (1)**"], "OMP": ["**70.00 (1)**"]}
+    equal = [result("VPNs", accuracy=0.7), result("OMP", accuracy=0.700001)]
+    assert body(table_of(*equal, result("HYDRA", accuracy=0.6))) == {
+        "VPNs": ["**70.00 (1)**"],
+        "OMP": ["**70.00 (1)**"],
+        "HYDRA": ["60.00 (1)"],
+    }
+    assert body(table_of(*equal)) == {"VPNs": ["70.00 (1)"], "OMP": ["70.00 (1)"]}
     assert body(table_of(result("VPNs", accuracy=0.7))) == {"VPNs": ["70.00 (1)"]}
 
 
@@ -123,6 +129,16 @@ def test_the_cost_table_compares_methods_at_equal_sparsity() -> None:
     assert rows[1][6].endswith("(2)")
 
 
+def test_variants_of_a_method_are_told_apart_by_their_grid() -> None:
+    two = {"name": "tabA3", "method": "HYDRA, two steps"}
+    runs = runs_of(
+        result("HYDRA", grid="tabA3"), result("HYDRA", protocol="released") | {"grid": two}
+    )
+    (table,) = cost_tables(runs)
+    assert [row[1].text for row in table.rows] == ["HYDRA", "HYDRA, two steps"]
+    assert not [cell for row in table.rows for cell in row if cell.text == "refused"]
+
+
 def test_the_cost_of_mixed_runs_is_refused() -> None:
     (table,) = cost_tables(runs_of(result(), result(seed=9, protocol="released")))
     assert [cell.text for cell in table.rows[0]][2:] == ["refused"] * 5
@@ -131,10 +147,11 @@ def test_the_cost_of_mixed_runs_is_refused() -> None:
 def test_the_data_table_says_what_the_runs_say() -> None:
     facts = result(dataset="DTD", classes=47)
     del facts["train_images"]
-    table = data_table(runs_of(result(), result(batch_size=64), facts))
+    dense = [result("Dense", seed=seed, accuracy=a) for seed, a in ((7, 0.7), (9, 0.72))]
+    table = data_table(runs_of(result(), result(batch_size=64), facts, *dense))
     assert body(table) == {
-        "CIFAR100": ["100", "50,000", "10,000", "256, 64", "64"],
-        "DTD": ["47", "unknown", "10,000", "256", "64"],
+        "CIFAR100": ["100", "50,000", "10,000", "256, 64", "64", "71.00 ± 1.41 (2)"],
+        "DTD": ["47", "unknown", "10,000", "256", "64", "no run"],
     }
 
 

@@ -56,7 +56,7 @@ def _closing(report: Report, output: Path) -> str:
     for drawn in report.drawn:
         about = drawn.exhibit
         missing = len(about.missing) if about else 0
-        tail = f", {missing} places lack runs" if missing else ""
+        tail = f", {missing} place{'s lack' if missing > 1 else ' lacks'} runs" if missing else ""
         lines.append(f"{drawn.definition.id}: {drawn.definition.title}{tail}")
         if about and about.absent:
             lines.append(f"  the paper has besides: {'; '.join(about.absent)}")

@@ -1,7 +1,7 @@
 """The paper's figures and tables: what each shows, from which runs (VPNs, arXiv 2312.01397)."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,7 +58,7 @@ class Definition:
     choose: Choose
     axes: tuple[Axis, ...] = (SPARSITY,)
     measures: tuple[Measure, ...] = (ACCURACY,)
-    line: Name = lambda run: run.label
+    line: Name = lambda run: run.grid_label
     panel: Name = lambda run: ""
     lines: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -74,17 +74,19 @@ class Definition:
         return re.sub(r"[^\w.-]+", "-", self.id).strip("-.") or "grid"
 
 
-def _plainly(run: Run) -> bool:
-    """Whether a run is method against sparsity and no study."""
+def plainly(run: Run) -> bool:
+    """Return whether a run is method against sparsity and no study."""
     return not (run.pilot or run.structured or "(transferred)" in run.label or "," in run.label)
 
 
 def _is_one_of(*labels: str) -> Choose:
-    return lambda run: _plainly(run) and (run.label in labels or run.dense)
+    return lambda run: plainly(run) and (run.label in labels or run.dense)
 
 
 def _at_level(run: Run) -> str:
-    return f"{run.label}, {100 * run.asked:g} %"
+    # without its prompt VPNs is HYDRA, but here that is one of its kinds
+    method = "VPNs" if run.label == "HYDRA" else run.label
+    return f"{method}, {100 * run.asked:g} %"
 
 
 THREE = ("Random", "OMP", "LTH")
@@ -101,6 +103,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         panel=lambda run: (
             "fine-tuned" if run.facts["stages"]["tune"]["gradient_steps"] else "zero-shot"
         ),
+        line=lambda run: run.label,
         lines=("Random", "OMP", "SNIP", "SynFlow", "HYDRA"),
     ),
     Definition(
@@ -158,7 +161,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         id="fig9",
         title="Time and gradient steps of a whole run",
-        choose=_plainly,
+        choose=plainly,
         measures=(
             Measure("time (minutes)", lambda run: per(run, "seconds", 60), best="min"),
             Measure(
@@ -169,6 +172,8 @@ DEFINITIONS: tuple[Definition, ...] = (
             ),
         ),
         lines=("VPNs", *BASELINES),
+        sparsities=(0.5, 0.7, 0.9),
+        seeds=(7,),
         any_grid=True,
     ),
     Definition(
@@ -199,50 +204,10 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         id="tabA3",
         title="Epochs and gradient steps at equal sparsity",
-        choose=_plainly,
+        choose=plainly,
         any_grid=True,
         table="cost",
     ),
 )
 IDS = tuple(definition.id for definition in DEFINITIONS)
 STUDIES = {definition.id for definition in DEFINITIONS if definition.study}
-
-
-def _further_axes(run: Run) -> str:
-    axes = (run.facts.get("grid") or {}).get("axes") or {}
-    others = {key: value for key, value in axes.items() if key not in {"data", "backbone"}}
-    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in others.items())
-
-
-def overview(grid: str) -> Definition:
-    """Return the figure of a grid that is named after nothing in the paper, or of runs by hand."""
-    return Definition(
-        id=grid or "runs",
-        title=f"Accuracy against sparsity: grid {grid}" if grid else "Accuracy against sparsity",
-        choose=lambda run: run.grid == grid and (bool(grid) or _plainly(run)),
-        line=lambda run: run.grid_label,
-        panel=_further_axes,
-        lines=("VPNs", *BASELINES),
-        sparsities=(),
-        seeds=(),
-    )
-
-
-def paper_id(grid: str) -> str:
-    """Return the id a grid's name begins with (``fig4_cifar100``, ``fig4_mini``), or ``""``."""
-    first = grid.partition("_")[0]
-    return next((name for name in IDS if name.lower() == first.lower()), "")
-
-
-def members(definition: Definition, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs of a figure: of its own grids, and those by hand that fit."""
-    return [run for run in runs if _belongs(definition, run)]
-
-
-def _belongs(definition: Definition, run: Run) -> bool:
-    owner = paper_id(run.grid)
-    if definition.id == (owner or run.grid):
-        return True
-    if run.grid and not (definition.any_grid and owner not in STUDIES):
-        return False
-    return definition.choose(run)

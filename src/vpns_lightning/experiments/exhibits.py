@@ -1,117 +1,19 @@
-"""From runs to what is drawn: panels of curves, their gaps, and what may not be drawn."""
+"""From runs to panels of curves, their gaps, and what may not be drawn."""
 
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from vpns_lightning.experiments.comparability import mixture, remarks
-from vpns_lightning.experiments.definitions import Definition, paper_id
+from vpns_lightning.experiments.definitions import Definition
 from vpns_lightning.experiments.gaps import absent_from_paper, is_asked_for, missing_cells
-from vpns_lightning.experiments.measures import SPARSITY, Axis, Measure
+from vpns_lightning.experiments.measures import ACCURACY, SPARSITY, Axis, Measure
+from vpns_lightning.experiments.membership import paper_id
+from vpns_lightning.experiments.panels import Curve, Exhibit, Panel, Point
 from vpns_lightning.experiments.results_table import Run
-
-
-@dataclass(frozen=True)
-class Point:
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        level: What they share: the sparsity asked for, a size, a kind of prompt.
-        x: Where they lie, the mean of what was measured; the level itself where it is a name.
-        mean: Of the measure.
-        std: Sample standard deviation over seeds; None for a single one.
-        seeds: Their seeds.
-        runs: The runs.
-    """
-
-    level: Any
-    x: Any
-    mean: float
-    std: float | None
-    seeds: tuple[int, ...]
-    runs: tuple[Run, ...] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One method in one panel; without points where its runs must not be mixed.
-
-    Attributes:
-        label: Name.
-        points: From left to right.
-        refused: Why nothing is drawn, empty if it is.
-    """
-
-    label: str
-    points: tuple[Point, ...]
-    refused: str = ""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes.
-
-    Attributes:
-        dataset: Data set.
-        backbone: Backbone.
-        title: Says what sets it apart.
-        axis: From left to right.
-        measure: From bottom to top.
-        curves: Methods.
-        dense: Methods that remove nothing: a level, not a curve.
-        levels: All values that a curve has to have to be unbroken, in order.
-        tried: Those of them that some method has runs at.
-        cells: How many cells the runs imply.
-        missing: Those of them without a run.
-        notes: Remarks on what is compared.
-    """
-
-    dataset: str
-    backbone: str
-    title: str
-    axis: Axis
-    measure: Measure
-    curves: tuple[Curve, ...]
-    dense: tuple[Curve, ...]
-    levels: tuple[Any, ...]
-    tried: tuple[Any, ...]
-    cells: int
-    missing: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def refused(self) -> list[str]:
-        """Why curves are not drawn."""
-        return [f"{c.label}: {c.refused}" for c in (*self.curves, *self.dense) if c.refused]
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """A figure with all that is said about it.
-
-    Attributes:
-        definition: What it is.
-        panels: What is drawn.
-        absent: What the paper's figure has and no run here.
-    """
-
-    definition: Definition
-    panels: tuple[Panel, ...]
-    absent: tuple[str, ...]
-
-    @property
-    def refused(self) -> list[str]:
-        """Why curves are not drawn, each once."""
-        return list(dict.fromkeys(text for panel in self.panels for text in panel.refused))
-
-    @property
-    def missing(self) -> list[str]:
-        """Cells without a run, each once."""
-        return list(dict.fromkeys(text for panel in self.panels for text in panel.missing))
 
 
 def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
@@ -122,13 +24,16 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
     for run in runs:
         own = paper_id(run.grid) == definition.id
         grid = run.grid if len(grids) > 1 and not own else ""
-        groups[run.dataset, str(run.facts["backbone"]), definition.panel(run), grid].append(run)
+        # grids that vary different things share cells
+        apart = run.grid if len(definition.axes) > 1 else ""
+        key = (run.dataset, str(run.facts["backbone"]), definition.panel(run), grid, apart)
+        groups[key].append(run)
     panels = []
-    for key in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
+    for place in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
         for axis, measures in product(definition.axes, _by_label(definition.measures)):
-            chosen = _along(axis, groups[key], definition.axes)
+            chosen = _along(axis, groups[place], definition.axes)
             if chosen:
-                panels.append(_panel(definition, key, axis, measures, chosen))
+                panels.append(_panel(definition, place, axis, measures, chosen))
     # a small twin, or a grid of one's own, was never to be the paper's figure
     absent = absent_from_paper(definition, runs) if is_asked_for(definition, runs) else ()
     return Exhibit(definition, tuple(panels), absent)
@@ -143,6 +48,8 @@ def _by_label(measures: Sequence[Measure]) -> list[list[Measure]]:
 
 def _along(axis: Axis, runs: Sequence[Run], axes: Sequence[Axis]) -> list[Run]:
     """Return the runs that vary along one axis, the others at their most frequent value."""
+    if len(axes) > 1 and not _varies(axis, runs) and any(_varies(a, runs) for a in axes):
+        return []
     chosen = [run for run in runs if axis.group(run) is not None]
     for other in axes:
         values = [other.group(run) for run in chosen if other.group(run) is not None]
@@ -152,6 +59,10 @@ def _along(axis: Axis, runs: Sequence[Run], axes: Sequence[Axis]) -> list[Run]:
     return chosen
 
 
+def _varies(axis: Axis, runs: Sequence[Run]) -> bool:
+    return len({axis.group(run) for run in runs} - {None}) > 1
+
+
 def _panel(
     definition: Definition,
     key: tuple[str, ...],
@@ -159,7 +70,7 @@ def _panel(
     measures: Sequence[Measure],
     runs: Sequence[Run],
 ) -> Panel:
-    dataset, backbone, extra, grid = key
+    dataset, backbone, extra, grid, _ = key
     lines: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         lines[definition.line(run)].append(run)
@@ -171,6 +82,8 @@ def _panel(
             if curve.points or curve.refused:
                 flat = all(run.dense for run in lines[label])
                 (dense if flat else curves).append(curve)
+    if not dense and axis is SPARSITY and ACCURACY in measures:
+        dense += _warmed_up(runs)
     strict = axis is SPARSITY and is_asked_for(definition, runs)
     asked = definition.sparsities if strict else ()
     steady = [run for run in runs if not run.dense]
@@ -224,6 +137,21 @@ def _point(
         tuple(sorted(run.seed for run in runs)),
         tuple(runs),
     )
+
+
+def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
+    """Return the level of the dense warm-up, where all runs of a seed had the same."""
+    values: dict[int, set[float]] = defaultdict(set)
+    for run in runs:
+        value = run.number("dense_accuracy")
+        if value is not None:
+            values[run.seed].add(100 * value)
+    if not values or any(len(found) > 1 for found in values.values()):
+        return []
+    numbers = [value for (value,) in values.values()]
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    seeds = tuple(sorted(values))
+    return [Curve("Dense, warm-up", (Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, ()),))]
 
 
 def _repeated(seeds: Iterable[int]) -> int | None:

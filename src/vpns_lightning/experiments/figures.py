@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vpns_lightning.experiments.exhibits import Curve, Exhibit, Panel, Point
+from vpns_lightning.experiments.panels import Curve, Exhibit, Panel, Point
 from vpns_lightning.files import whole_file
 
 
@@ -43,6 +43,7 @@ STYLES = {
     "DepGraph": Style("#b07a00", "#f0b93a", "^"),
     "Dense": Style("#222222", "#e6e6e6", "", 1),
     "VPNs w. Dense": Style("#222222", "#e6e6e6", "", 2),
+    "Dense, warm-up": Style("#222222", "#e6e6e6", "", 1),
 }
 SPARE = (
     Style("#aa4466", "#e08aa6", "d"),
@@ -70,11 +71,15 @@ def style_of(label: str) -> Style:
 def styles_of(labels: Sequence[str]) -> dict[str, Style]:
     """Return a look for each label, no two alike where that can be helped."""
     styles: dict[str, Style] = {}
+    taken = {STYLES[label][::3] for label in labels if label in STYLES}
     for label in labels:
         style = style_of(label)
-        taken = {(s.color, s.dash) for s in styles.values()}
-        spare = (s for s in SPARE if (s.color, s.dash) not in taken)
-        styles[label] = next(spare, style) if (style.color, style.dash) in taken else style
+        if label not in STYLES:
+            # another dash of its own colour, else another colour
+            others = (style, *(style._replace(dash=dash) for dash in (2, 1, 0)), *SPARE)
+            style = next((other for other in others if other[::3] not in taken), style)
+        taken.add(style[::3])
+        styles[label] = style
     return styles
 
 
@@ -155,8 +160,13 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
     axes.set_xlabel(panel.axis.label, fontsize=8.5)
     axes.set_ylabel(panel.measure.label, fontsize=8.5)
     axes.tick_params(labelsize=8)
+    # ticks are most of the time a figure takes
+    axes.locator_params("y", nbins=5)
+    if not names:
+        axes.locator_params("x", nbins=7)
     if names:
         axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
     elif not any(curve.points for curve in (*panel.curves, *panel.dense)):
         axes.set(xticks=[], yticks=[])
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -175,10 +185,11 @@ def _draw_curve(axes: Any, curve: Curve, panel: Panel, style: Style, names: Sequ
     for part in unbroken(curve, panel.levels):
         means = [p.mean for p in part]
         line = {"color": style.color, "linewidth": 1.6, "linestyle": DASHES[style.dash]}
-        axes.plot(places(part), means, **line)
+        if not names:  # kinds have no order, so nothing lies between them
+            axes.plot(places(part), means, **line)
         low = [p.mean - (p.std or 0) for p in part]
         high = [p.mean + (p.std or 0) for p in part]
-        if len(part) > 1 and low != high:
+        if len(part) > 1 and low != high and not names:
             axes.fill_between(places(part), low, high, color=style.color, alpha=0.15, linewidth=0)
         elif low != high:
             axes.vlines(places(part), low, high, color=style.color, linewidth=1)
@@ -234,5 +245,6 @@ def _caption(exhibit: Exhibit) -> str:
     counts = {len(p.seeds) for panel in exhibit.panels for c in panel.curves for p in c.points}
     seeds = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
     missing = sum(len(panel.missing) for panel in exhibit.panels)
-    gap = f"; {missing} places lack runs (hollow, or a gap)" if missing else ""
+    gap = f"; {missing} without all runs (hollow, or a gap)" if missing else ""
+    gap += "".join(f"; not run: {text}" for text in exhibit.absent if "sparsit" in text)
     return f"Mean and standard deviation over {seeds} seed{'' if seeds == '1' else 's'}{gap}"

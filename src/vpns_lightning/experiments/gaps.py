@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
-from vpns_lightning.experiments.definitions import Definition, paper_id
+from vpns_lightning.experiments.definitions import Definition
 from vpns_lightning.experiments.measures import Axis
+from vpns_lightning.experiments.membership import paper_id
 from vpns_lightning.experiments.results_table import Run
 
 
 def is_asked_for(definition: Definition, runs: Sequence[Run]) -> bool:
-    """Whether the paper's levels and seeds are asked for: not in small twins, nor in own grids."""
-    return any(
+    """Return whether the paper's levels and seeds are asked for: not in twins or own grids."""
+    return bool(definition.seeds) and any(
         not run.grid or (paper_id(run.grid) == definition.id and not run.grid.endswith("_mini"))
         for run in runs
     )

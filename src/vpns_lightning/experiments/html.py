@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from vpns_lightning._version import __version__
 from vpns_lightning.experiments.comparability import mixture
-from vpns_lightning.experiments.definitions import DEFINITIONS, paper_id
-from vpns_lightning.experiments.exhibits import Curve, Panel, Point
+from vpns_lightning.experiments.definitions import DEFINITIONS
 from vpns_lightning.experiments.figures import styles_of
 from vpns_lightning.experiments.gaps import show_level
+from vpns_lightning.experiments.panels import Curve, Panel, Point
 from vpns_lightning.experiments.results_table import Run
 from vpns_lightning.experiments.tables import Table, panel_table
 from vpns_lightning.files import write_text
@@ -66,17 +66,12 @@ def _summary(report: "Report") -> str:
     runs = report.runs
     counts = (
         (len(runs), "finished run"),
-        (len({line_of(run) for run in runs}), "method"),
+        (len({run.grid_label for run in runs}), "method"),
         (len({run.dataset for run in runs}), "data set"),
         (len({run.seed for run in runs}), "seed"),
     )
     texts = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts]
     return f"{', '.join(texts)}. Drawn by vpns_lightning {__version__} from result.json files only."
-
-
-def line_of(run: Run) -> str:
-    """Return a run's method, as its grid calls it where that is not one of the paper's."""
-    return run.label if paper_id(run.grid) else run.grid_label
 
 
 def _exhibit(drawn: "Drawn") -> dict[str, Any]:
@@ -139,7 +134,7 @@ def _cells(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return what runs that differ in their seed alone cost and reached, with their layers."""
     groups: dict[tuple[str, str, str, str, float], list[Run]] = defaultdict(list)
     for run in runs:
-        key = (run.dataset, str(run.facts["backbone"]), run.grid, line_of(run), run.asked)
+        key = (run.dataset, str(run.facts["backbone"]), run.grid, run.grid_label, run.asked)
         groups[key].append(run)
     cells = []
     for (dataset, backbone, grid, label, asked), group in groups.items():
@@ -180,7 +175,7 @@ def _layers(runs: Sequence[Run]) -> dict[str, float]:
 
 def _run(run: Run) -> dict[str, Any]:
     return {
-        "label": line_of(run),
+        "label": run.grid_label,
         "dataset": run.dataset,
         "level": round(100 * run.asked, 4),
         "seed": run.seed,

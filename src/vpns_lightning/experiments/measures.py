@@ -54,6 +54,12 @@ def prompt_option(name: str) -> Callable[[Run], Any]:
     return lambda run: (run.facts.get("prompt") or {}).get(name)
 
 
+def _kind(run: Run) -> str | None:
+    if "prompt" not in run.facts:
+        return None
+    return "none" if run.facts["prompt"] is None else str(run.facts["prompt"].get("name"))
+
+
 INPUT_SIZE = Axis(
     "input size (px)",
     lambda run: run.facts.get("input_size"),
@@ -61,7 +67,7 @@ INPUT_SIZE = Axis(
     ("input_size",),
 )
 PAD_SIZE = Axis("pad size (px)", prompt_option("pad_size"), prompt_option("pad_size"), ("prompt",))
-KIND = Axis("kind of prompt", prompt_option("name"), prompt_option("name"), ("prompt",))
+KIND = Axis("kind of prompt", _kind, _kind, ("prompt", "optimizers"))
 
 ACCURACY = Measure("test accuracy (%)", lambda run: run.accuracy)
 

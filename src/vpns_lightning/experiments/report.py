@@ -5,17 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpns_lightning.errors import UserError, nearest
-from vpns_lightning.experiments.definitions import (
-    DEFINITIONS,
-    Definition,
-    members,
-    overview,
-    paper_id,
-)
-from vpns_lightning.experiments.exhibits import Exhibit, build
+from vpns_lightning.experiments.definitions import DEFINITIONS, Definition
+from vpns_lightning.experiments.exhibits import build
 from vpns_lightning.experiments.figures import draw
 from vpns_lightning.experiments.html import write_page
 from vpns_lightning.experiments.hyperparameters import BASE, hyperparameter_table
+from vpns_lightning.experiments.membership import members, overview, paper_id
+from vpns_lightning.experiments.panels import Exhibit
 from vpns_lightning.experiments.results_table import Broken, Run, read_results, rows, to_csv
 from vpns_lightning.experiments.tables import (
     Table,

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,12 @@ UNKNOWN = "unknown"
 SCHEMA = 1
 # without these a result cannot be placed anywhere
 REQUIRED = ("method", "backbone", "dataset", "seed", "sparsity_requested", "sparsity", "stages")
+NUMBERS = (
+    *("seed", "sparsity_requested", "sparsity", "test_accuracy", "test_accuracy_plain"),
+    *("dense_accuracy", "accuracy_before_prompt", "gradient_steps", "seconds", "epochs"),
+    *("forward_backward_passes", "macs", "effective_macs", "parameters_kept"),
+)
+MAPPINGS = ("stages", "grid", "prompt", "views", "mapping", "pruner", "budget", "optimizers")
 DENSE = ("Dense", "VPNs w. Dense")
 
 
@@ -60,7 +67,9 @@ class Run:
         """The data set; for folders of images also which one."""
         name = str(self.facts["dataset"])
         axes = (self.facts.get("grid") or {}).get("axes") or {}
-        folder = self.facts.get("data_folder")
+        # older results tell image folders apart only by their command
+        root = re.search(r"--data(?:\.init_args)?\.root[= ](\S+)", self.facts.get("command", ""))
+        folder = self.facts.get("data_folder") or (Path(root.group(1)).name if root else "")
         if name == "ImageFolder" and (axes.get("data") or folder):
             return f"{name} {axes.get('data') or folder}"
         return name
@@ -153,6 +162,18 @@ def read_result(path: Path) -> Run:
         raise ValueError(f"has no {', '.join(missing)}")
     if facts.get("schema", SCHEMA) > SCHEMA:
         raise ValueError(f"has schema {facts['schema']}, newer than {SCHEMA}: upgrade to read it")
+    for key in NUMBERS:
+        value = facts.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"has {value!r} where {key} should be a number")
+    for key in (*MAPPINGS, "sparsity_per_layer"):
+        if not isinstance(facts.get(key) or {}, dict):
+            raise ValueError(f"has no names and values in {key}")
+    if not all(isinstance(stage, dict) for stage in facts["stages"].values()):
+        raise ValueError("has a stage without names and values")
+    judged = facts.get("headline") or "test_accuracy"
+    if facts.get(judged) is None:
+        raise ValueError(f"has no {judged}")
     run = Run(path, facts)
     if not math.isfinite(run.accuracy) or not 0 <= run.asked < 1:
         raise ValueError("has an accuracy or sparsity that is out of range")

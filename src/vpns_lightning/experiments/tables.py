@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpns_lightning.experiments.comparability import mixture
-from vpns_lightning.experiments.exhibits import Curve, Panel, Point
 from vpns_lightning.experiments.gaps import show_level
 from vpns_lightning.experiments.measures import Measure
+from vpns_lightning.experiments.panels import Curve, Panel, Point
 from vpns_lightning.experiments.results_table import UNKNOWN, Run, describe
 
 
@@ -20,12 +20,10 @@ class Cell:
     Attributes:
         text: What it says.
         bold: The best of its column.
-        runs: How many runs it is the mean of, 0 where that means nothing.
     """
 
     text: str
     bold: bool = False
-    runs: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,9 @@ def panel_table(panel: Panel) -> Table:
         points = {point.level: point for point in curve.points}
         row = [Cell(curve.label)]
         for level in panel.tried:
-            point = next(iter(points.values()), None) if curve in panel.dense else points.get(level)
-            row.append(_cell(curve, point, measure, best.get(level)))
+            flat = curve in panel.dense
+            point = next(iter(points.values()), None) if flat else points.get(level)
+            row.append(_cell(curve, point, measure, None if flat else best.get(level)))
         rows.append(tuple(row))
     heads = (show_level(level, panel.axis) for level in panel.tried)
     title = f"{panel.title}: {measure.label} by {panel.axis.label.partition(' (')[0]}"
@@ -76,9 +75,7 @@ def _cell(curve: Curve, point: Point | None, measure: Measure, best: str | None)
         return Cell("refused" if curve.refused else "missing")
     text = f"{spread(point.mean, point.std, measure.decimals)} ({len(point.seeds)})"
     shown = f"{point.mean:.{measure.decimals}f}"
-    return Cell(
-        text, bold=shown == best and not all(r.dense for r in point.runs), runs=len(point.runs)
-    )
+    return Cell(text, bold=shown == best)
 
 
 def _best(panel: Panel) -> dict[Any, str]:
@@ -90,29 +87,49 @@ def _best(panel: Panel) -> dict[Any, str]:
             means[point.level].append(point.mean)
     if choose is None:
         return {}
-    # a single method is no contest
-    return {
-        level: f"{choose(values):.{panel.measure.decimals}f}"
+    shown = {
+        level: {value: f"{value:.{panel.measure.decimals}f}" for value in values}
         for level, values in means.items()
-        if len(values) > 1
+    }
+    # a single method is no contest, nor are equal ones
+    return {
+        level: texts[choose(texts)]
+        for level, texts in shown.items()
+        if len(set(texts.values())) > 1
     }
 
 
+DATA = {
+    "classes": "classes",
+    "train_images": "training images",
+    "test_images": "test images",
+    "batch_size": "batch size",
+    "input_size": "input size (px)",
+}
+
+
 def data_table(runs: Sequence[Run]) -> Table:
-    """Return one row a data set: what the runs say of it (Table A1)."""
-    keys = ("classes", "train_images", "test_images", "batch_size", "input_size")
+    """Return one row a data set: what the runs say of it, and its dense networks' accuracy."""
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.dataset].append(run)
-    rows = [
-        (
-            Cell(name),
-            *(Cell(_values(r.facts.get(key, UNKNOWN) for r in groups[name])) for key in keys),
-        )
-        for name in sorted(groups)
-    ]
-    heads = ("classes", "training images", "test images", "batch size", "input size (px)")
-    return Table("Data sets", ("data set", *heads), tuple(rows))
+    rows = []
+    for name, group in sorted(groups.items()):
+        known = (Cell(_values(r.facts.get(key, UNKNOWN) for r in group)) for key in DATA)
+        rows.append((Cell(name), *known, Cell(_dense_accuracy(group))))
+    heads = ("data set", *DATA.values(), "dense accuracy (%)")
+    return Table("Data sets", heads, tuple(rows), NOTE.partition(";")[0] + ".")
+
+
+def _dense_accuracy(runs: Sequence[Run]) -> str:
+    dense = [run for run in runs if run.facts["method"] == "Dense"]
+    if not dense:
+        return "no run"
+    if mixture(dense) is not None:
+        return "refused"
+    numbers = [run.accuracy for run in dense]
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    return f"{spread(statistics.fmean(numbers), std, 2)} ({len(numbers)})"
 
 
 def _values(values: Iterable[Any]) -> str:
@@ -139,7 +156,7 @@ def cost_tables(runs: Sequence[Run]) -> list[Table]:
 def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
     cells: dict[tuple[float, str], list[Run]] = defaultdict(list)
     for run in runs:
-        cells[run.asked, run.label].append(run)
+        cells[run.asked, run.grid_label].append(run)
     rows = []
     for (asked, label), group in sorted(cells.items()):
         head = (Cell(f"{100 * asked:g} %"), Cell(label))
@@ -150,7 +167,7 @@ def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
         costs = (_mean(group, key, decimals, unit) for _, key, decimals, unit in COSTS)
         accuracy = [run.accuracy for run in group]
         std = statistics.stdev(accuracy) if len(accuracy) > 1 else None
-        last = Cell(f"{spread(statistics.fmean(accuracy), std, 2)} ({len(group)})", runs=len(group))
+        last = Cell(f"{spread(statistics.fmean(accuracy), std, 2)} ({len(group)})")
         rows.append((*head, *(Cell(text) for text in costs), last))
     heads = ("sparsity", "method", *(name for name, *_ in COSTS), "test accuracy (%)")
     where = ", ".join(part for part in key if part)

@@ -66,7 +66,7 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
   const xs = names ? names.map((_, i) => i) : points.map((p) => p.x);
   let first = Math.min(...xs), last = Math.max(...xs);
   if (!points.length) [first, last] = [0, 1];
-  if (log) { first /= 1.15; last *= 1.15; } else { const pad = (last - first) * 0.04 || 5; first -= pad; last += pad; }
+  if (log) { first /= 1.15; last *= 1.15; } else { const pad = names ? 0.5 : (last - first) * 0.04 || 5; first -= pad; last += pad; }
   const scale = log ? Math.log10 : (v) => v;
   const toX = (v) => box.left + ((scale(v) - scale(first)) / (scale(last) - scale(first))) * (box.right - box.left);
   const toY = (v) => box.bottom - ((v - low) / (high - low)) * (box.bottom - box.top);
@@ -96,13 +96,12 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
     const color = colors(curve.label);
     let part = [];
     const flush = () => {
-      if (part.length > 1) {
+      if (part.length > 1 && !names) {
         const up = part.map((p) => `${place(p)},${toY(p.mean + (p.std || 0))}`);
         const down = part.map((p) => `${place(p)},${toY(p.mean - (p.std || 0))}`).reverse();
         root.append(svg("polygon", { points: [...up, ...down].join(" "), fill: color.color, opacity: 0.15 }));
         root.append(svg("polyline", { class: "curve", points: part.map((p) => `${place(p)},${toY(p.mean)}`).join(" "), fill: "none", stroke: color.color, "stroke-width": 2, "stroke-dasharray": DASHES[color.dash] }));
-      } else if (part.length === 1 && part[0].std) {
-        const [p] = part;
+      } else for (const p of part.filter((q) => q.std)) {
         root.append(svg("line", { x1: place(p), x2: place(p), y1: toY(p.mean - p.std), y2: toY(p.mean + p.std), stroke: color.color, "stroke-width": 1.5 }));
       }
       part = [];

@@ -64,12 +64,13 @@ function figure(exhibit) {
   const panels = exhibit.panels.filter((p) => shows(p.dataset, null));
   const visible = panels.map((p) => ({ ...p, curves: p.curves.filter((c) => shows(p.dataset, c.label)), dense: p.dense.filter((c) => shows(p.dataset, c.label)) }));
   const drawn = visible.map((p) => [p, chart({ ...p, colors })]).filter(([, drawing]) => drawing);
-  const tables = visible.map((p) => table(p.table, (row) => shows(p.dataset, row[0].text), exhibit.id));
+  // what holds for all tables stands below the last
+  const tables = visible.map((p, i) => table({ ...p.table, note: i === visible.length - 1 ? p.table.note : "" }, (row) => shows(p.dataset, row[0].text), exhibit.id));
   return [
     el("div", { class: drawn.length === 1 ? "panels one" : "panels" }, ...drawn.map(([p, drawing]) => el("div", { class: "panel", "data-panel": p.title }, el("h3", {}, p.title), drawing, ...p.notes.map((n) => el("p", { class: "soft" }, n))))),
     drawn.length ? null : el("p", { class: "soft" }, exhibit.panels.length ? "Nothing of this is selected above." : ""),
     warning("Not drawn, because the runs must not be mixed", exhibit.refused),
-    warning(`${exhibit.missing.length} places lack runs (hollow marks, gaps, “missing”)`, exhibit.missing.slice(0, 40).concat(exhibit.missing.length > 40 ? [`and ${exhibit.missing.length - 40} more`] : [])),
+    warning(`Without all runs: ${exhibit.missing.length} (hollow marks, gaps, “missing”)`, exhibit.missing.slice(0, 40).concat(exhibit.missing.length > 40 ? [`and ${exhibit.missing.length - 40} more`] : [])),
     exhibit.absent.length ? el("p", { class: "soft" }, `The paper's figure has besides: ${exhibit.absent.join("; ")}.`) : null,
     ...tables,
   ];
@@ -101,10 +102,10 @@ function cost() {
 function layers() {
   const cells = data.cells.filter((c) => c.layers && shows(c.dataset, c.label));
   const wheres = [...new Set(cells.map((c) => `${c.where}, ${c.level} %`))];
-  if (!wheres.includes(chosen.layers)) chosen.layers = wheres.at(-1) || "";
+  const current = wheres.includes(chosen.layers) ? chosen.layers : wheres.at(-1) || "";
   const select = el("select", { id: "layer-level", onchange: (event) => { chosen.layers = event.target.value; render(); document.getElementById("layer-level").focus(); } },
-    ...wheres.map((w) => el("option", { value: w, selected: w === chosen.layers }, w)));
-  const kept = cells.filter((c) => `${c.where}, ${c.level} %` === chosen.layers);
+    ...wheres.map((w) => el("option", { value: w, selected: w === current }, w)));
+  const kept = cells.filter((c) => `${c.where}, ${c.level} %` === current);
   const names = [...new Set(kept.flatMap((c) => Object.keys(c.layers)))];
   const head = el("tr", {}, el("th", { scope: "col" }, "layer"), ...kept.map((c) => el("th", { scope: "col" }, c.label)));
   const rows = names.map((n) => el("tr", {}, el("th", { scope: "row" }, n), ...kept.map((c) => {
