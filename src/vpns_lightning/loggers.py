@@ -145,6 +145,9 @@ def for_stage(logger: Logger, stage: str) -> Logger:
         return logger
     own = copy.copy(logger)
     names = {key: f"{logger._wandb_init[key]}-{stage}" for key in ("id", "name")}
+    if stage == "tune" and "WANDB_SWEEP_ID" in os.environ:
+        # the run that the sweep's agent waits for
+        names["id"] = os.environ.get("WANDB_RUN_ID", names["id"])
     own._wandb_init = {"job_type": stage, **logger._wandb_init, **names}
     own._id, own._name = names["id"], names["name"]
     return own

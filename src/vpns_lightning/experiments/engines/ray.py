@@ -5,6 +5,7 @@ the same path. Ray runs what anyone who reaches its ports sends: use it on a tru
 """
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ class RayEngine:
     def __init__(self, slots: int | None = None, address: str | None = None) -> None:
         if slots is not None and slots < 1:
             raise UserError(f"--slots must be at least 1, got {slots}")
+        _check_answers(address)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
             options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -124,6 +126,17 @@ def _run(job: Job, environment: Mapping[str, str]) -> int:
     finally:
         if process.poll() is None:  # cancelled
             end([process], _SAVING)
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address where nothing listens, for which Ray would wait more than a minute."""
+    host, colon, port = (address or "").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {address!r}: {error}") from None
 
 
 def _status(task: Any) -> int:
