@@ -95,10 +95,10 @@ def test_wrong_input_is_refused_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "nothing.yaml does not exist" in refused(capsys, "nothing.yaml")
-    wrong = {"OMP": [{"find.epoch": 1}]}
+    wrong = {"OMP": [{"find.epcohs": 1}]}
     said = refused(capsys, write(folder, methods=wrong))
     assert "grid.yaml: method 'OMP': " in said
-    assert "'epoch'" in said
+    assert "did you mean 'find.epochs'" in said
     said = refused(capsys, write(folder, methods={"A": ["none.yaml"]}))
     assert "grid.yaml: method 'A': config file none.yaml does not exist" in said
     file = write(folder)
