@@ -88,7 +88,7 @@ def test_twelve_cells_of_which_two_are_killed_are_finished(tmp_path: Path, engin
     done = run(grid, *options, *killing(tmp_path, killed))
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "flags").iterdir())) == 2
-    assert done.stdout.count("will try again") == done.stdout.count("(attempt 2)") == 2
+    assert done.stdout.count("(attempt 2): the last one: killed by SIGKILL") == 2
     found = results(tmp_path)
     assert len(found) == TWELVE
     for name, result in found.items():
