@@ -27,6 +27,7 @@ examples:
   vpns fit --config configs/quickstart.yaml
   vpns fit --config configs/resnet18_cifar100.yaml --find.sparsity 0.8 \\
            --trainer.default_root_dir runs/s80
+  vpns grid configs/grid/fig7_mini.yaml --slots 2
   vpns test --run runs/quickstart
   vpns data check --data CIFAR100 --data.root data"""
 

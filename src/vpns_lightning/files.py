@@ -46,13 +46,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[bool]:
-    """Yield whether the lock file could be had; it goes with the process, however that ends."""
+def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Yield whether the lock file could be had; it goes with the process, however that ends.
+
+    Args:
+        path: The lock file.
+        wait: Wait for it.
+    """
     import fcntl  # POSIX only, like everything that runs on a cluster
 
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             yield False
             return

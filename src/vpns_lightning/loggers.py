@@ -1,6 +1,5 @@
 """Loggers: a CSV that survives resuming, and W&B that never stops a run."""
 
-import copy
 import csv
 import os
 import socket
@@ -143,8 +142,13 @@ def for_stage(logger: Logger, stage: str) -> Logger:
     """
     if not isinstance(logger, WandbLogger) or logger._experiment is not None:
         return logger
-    own = copy.copy(logger)
+    # not copy.copy, for which Lightning would start the run
+    own = object.__new__(type(logger))
+    own.__dict__.update(logger.__dict__)
     names = {key: f"{logger._wandb_init[key]}-{stage}" for key in ("id", "name")}
+    if stage == "tune" and "WANDB_SWEEP_ID" in os.environ:
+        # the run that the sweep's agent waits for
+        names["id"] = os.environ.get("WANDB_RUN_ID", names["id"])
     own._wandb_init = {"job_type": stage, **logger._wandb_init, **names}
     own._id, own._name = names["id"], names["name"]
     return own

@@ -125,6 +125,30 @@ def test_builders_at_the_same_time_do_no_harm(root: Path) -> None:
     assert torch.equal(pixels(module(root, cache="resized")), pixels(module(root, cache="none")))
 
 
+def _build_counting(root: Path) -> None:
+    write = cache._write
+
+    def counted(*args: object) -> None:
+        (root / f"decoded-{os.getpid()}-{time.time_ns()}").touch()
+        time.sleep(0.3)
+        write(*args)  # type: ignore[arg-type]  # passed on
+
+    cache._write = counted  # type: ignore[assignment]  # in a process of its own
+    module(root).setup()
+
+
+def test_builders_at_the_same_time_decode_once(root: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    builders = [context.Process(target=_build_counting, args=(root,)) for _ in range(3)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+    assert [builder.exitcode for builder in builders] == [0, 0, 0]
+    # training and test images, by whoever came first; the others waited
+    assert len(list(root.glob("decoded-*"))) == 2
+
+
 def test_a_full_disk_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -132,7 +156,7 @@ def test_a_full_disk_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"No space left on device.*--data.cache none"):
         module(root).setup()
-    assert not list((root / ".vpns_cache").iterdir())
+    assert [path.name for path in (root / ".vpns_cache").iterdir()] == [".lock"]
 
 
 def test_auto_keeps_small_uniform_images_at_their_size(root: Path) -> None:

@@ -1,6 +1,5 @@
 """A grid file becomes cells: which, how they are called, and what makes two of them different."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from small_grids import cells_of, resolve, write_grid
 
 from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.cells import expand, slug
+from vpns_lightning.experiments.cells import expand, level, slug
 from vpns_lightning.experiments.grid_file import read_grid
 
 
@@ -193,4 +192,10 @@ def test_a_missing_grid_file_and_one_that_is_no_yaml_are_refused(tmp_path: Path)
 def test_labels_become_plain_folder_names() -> None:
     assert slug("VPNs w. LTH") == "vpns-w.-lth"
     assert slug("../up") == "up"
-    assert json.dumps(slug("  "))
+    assert slug("  ") == "x"
+    assert [level(value) for value in (0, 0.5, 0.95, 0.995)] == [
+        "s0.00",
+        "s0.50",
+        "s0.95",
+        "s0.995",
+    ]

@@ -119,6 +119,31 @@ def test_crashes_stops_and_a_lost_machine(
     assert sum(len(starts(p.cell.folder)) for p in losing.progress) == 5
 
 
+@pytest.mark.parametrize(
+    ("machines", "slots", "cores", "gpus"),
+    [
+        # this machine: all cores, a half, a third of a core each
+        ([{"CPU": 8.0}], 1, 8.0, 0.0),
+        ([{"CPU": 8.0}], 3, 2.0, 0.0),
+        ([{"CPU": 1.0}], 3, 0.3333, 0.0),
+        # one cell a machine fits the smaller one
+        ([{"CPU": 8.0}, {"CPU": 2.0}], 2, 2.0, 0.0),
+        # one GPU a cell, and a quarter of the cores
+        ([{"CPU": 32.0, "GPU": 4.0}], 4, 8.0, 1.0),
+        ([{"CPU": 32.0, "GPU": 4.0}], 2, 8.0, 1.0),
+        # two cells share a GPU where more slots are asked for
+        ([{"CPU": 32.0, "GPU": 4.0}], 8, 4.0, 0.5),
+        ([], 1, 1.0, 0.0),
+    ],
+)
+def test_jobs_share_what_the_machines_have(
+    machines: list[dict[str, float]], slots: int, cores: float, gpus: float
+) -> None:
+    from vpns_lightning.experiments.engines.ray import share
+
+    assert share(machines, slots) == {"num_cpus": cores, "num_gpus": gpus}
+
+
 def test_a_cluster_that_does_not_answer_is_said_in_one_line() -> None:
     from vpns_lightning.experiments.engines.ray import RayEngine
 

@@ -147,17 +147,19 @@ def test_a_folder_in_use_is_waited_for(start: Callable[..., GridRun], tmp_path: 
     grid = start({})
     busy = grid.progress[0]
     busy.cell.folder.mkdir(parents=True)
-    released = threading.Event()
+    taken, released = threading.Event(), threading.Event()
 
     def hold() -> None:
         with lock(busy.cell.folder / ".lock") as ours:
             assert ours
+            taken.set()
             wait_for(lambda: grid.progress[1].state == "done")
             assert starts(busy.cell.folder) == 0
         released.set()
 
     holder = threading.Thread(target=hold)
     holder.start()
+    assert taken.wait(20)
     grid.run()
     holder.join()
     assert released.is_set()

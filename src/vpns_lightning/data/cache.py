@@ -32,6 +32,7 @@ from vpns_lightning.data.images import (
     resize,
 )
 from vpns_lightning.errors import UserError
+from vpns_lightning.files import lock
 
 _log = logging.getLogger(__name__)
 
@@ -128,8 +129,12 @@ def build(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
     folder = caches[0].path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        _write(caches, on_bad_image)
+        # runs that start together decode once: the others wait here, then find it done
+        with lock(folder / ".lock", wait=True):
+            caches = [cache for cache in caches if cache.read_stamp() is None]
+            _remove_leftovers(folder)
+            if caches:
+                _write(caches, on_bad_image)
     except OSError as error:
         raise UserError(
             f"cannot write the image cache in {folder}: {error}; free some space there, use a "

@@ -162,7 +162,7 @@ def _cell(
         arguments.append(f"--find.pruner.init_args.path={needs}")
         config["find"]["pruner"]["init_args"]["path"] = str(needs)
     digest = config_hash(config)
-    name = "_".join([*_name_parts(point, config), f"s{sparsity:.2f}", f"seed{seed}", digest])
+    name = "_".join([*_name_parts(point, config), level(sparsity), f"seed{seed}", digest])
     folder = grid.runs / name
     config["trainer"]["default_root_dir"] = str(folder)
     labels = {"data": point.data, "backbone": point.backbone, **point.axes}
@@ -204,6 +204,11 @@ def _name_parts(point: _Point, config: Mapping[str, Any]) -> list[str]:
     parts = [data, *([point.backbone] if point.backbone else []), point.method.name]
     parts += [f"{key.rpartition('.')[2]}-{value}" for key, value in point.axes.items()]
     return [slug(part) for part in parts]
+
+
+def level(sparsity: float) -> str:
+    """Return a sparsity in a folder's name, with two decimals or as many as it has."""
+    return f"s{sparsity:.2f}" if round(sparsity, 2) == sparsity else f"s{sparsity:g}"
 
 
 def slug(text: str) -> str:

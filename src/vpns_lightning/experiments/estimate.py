@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.data import ImageData
-from vpns_lightning.pruners import DataSaliency, Pruner, Saliency
+from vpns_lightning.pruners import DataSaliency, Pruner, Saliency, Stored
 
 _IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
@@ -16,9 +16,10 @@ _IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 def stage_epochs(config: Mapping[str, Any]) -> dict[str, int]:
     """Return the epochs of every stage that a run has, in order, rounds included."""
     find = config["find"]
+    pruner = _pruner(find["pruner"])
     epochs = {
         "warmup": config["warmup"]["epochs"],
-        "find": _pruner(find["pruner"]).epochs(find["epochs"], find["sparsity"]),
+        "find": pruner.epochs(find["epochs"], find["sparsity"]) if pruner else 0,
         "tune": config["tune"]["epochs"],
         "prompt": config["prompt"]["epochs"],
     }
@@ -35,10 +36,7 @@ def gradient_steps(config: Mapping[str, Any]) -> int | None:
     for stage, epochs in stage_epochs(config).items():
         steps = len(config[stage].get("views", ("prompted",)))
         if stage == "find":
-            pruner = _pruner(config["find"]["pruner"])
-            # these look at images, but learn from none
-            learns = not isinstance(pruner, Saliency | DataSaliency)
-            steps *= len(pruner.shuffles) * learns
+            steps *= _steps_a_batch(_pruner(config["find"]["pruner"]))
         total += epochs * batches * steps
     return total
 
@@ -71,8 +69,19 @@ def _files(folder: Path) -> int | None:
     return sum(path.suffix.lower() in _IMAGES for path in folder.expanduser().rglob("*"))
 
 
-def _pruner(config: Mapping[str, Any]) -> Pruner:
-    pruner = _named(config["class_path"])(**config.get("init_args", {}))
+def _steps_a_batch(pruner: Pruner | None) -> int:
+    # saliencies look at images, but learn from none
+    if pruner is None or isinstance(pruner, Saliency | DataSaliency):
+        return 0
+    return len(pruner.shuffles)
+
+
+def _pruner(config: Mapping[str, Any]) -> Pruner | None:
+    """Return the pruner; None for masks of another run, whose file may not be there yet."""
+    cls = _named(config["class_path"])
+    if issubclass(cls, Stored):
+        return None
+    pruner = cls(**config.get("init_args", {}))
     assert isinstance(pruner, Pruner)
     return pruner
 

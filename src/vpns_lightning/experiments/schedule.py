@@ -124,9 +124,9 @@ class GridRun:
                 for job, status in self.engine.wait(_TICK):
                     self._ended(job, status)
             self._leave()
+            self.show(self)
         finally:
             self.engine.close()
-            self.show(self)
 
     def _fill(self) -> None:
         for each in self.of("waiting"):

@@ -88,7 +88,8 @@ def line(grid: GridRun, each: Progress) -> str:
     """Return one plain line about a cell whose state changed."""
     name, state = each.cell.name, each.state
     if state == "running":
-        text = f"started {name}" + (f" (attempt {each.attempts})" if each.attempts > 1 else "")
+        again = f" (attempt {each.attempts}): the last one: {each.reason}"
+        text = f"started {name}" + (again if each.attempts > 1 else "")
     elif state == "done":
         result = each.run.read_result() or {}
         text = f"done {name}: test accuracy {result['test_accuracy']:.4f}, {each.seconds:.0f} s"

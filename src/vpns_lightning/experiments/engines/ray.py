@@ -5,16 +5,17 @@ the same path. Ray runs what anyone who reaches its ports sends: use it on a tru
 """
 
 import os
+import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.experiments.engines.base import Job, end, launch
 from vpns_lightning.run_folder import RunFolder
 
-# before ray is imported: nothing is sent to its makers, and no worker prints here
+# before ray is imported: no usage statistics, and jobs without a GPU keep their environment
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -45,6 +46,7 @@ class RayEngine:
     def __init__(self, slots: int | None = None, address: str | None = None) -> None:
         if slots is not None and slots < 1:
             raise UserError(f"--slots must be at least 1, got {slots}")
+        _check_answers(address)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
             options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -59,7 +61,7 @@ class RayEngine:
     @property
     def slots(self) -> int:
         """Return how many jobs the machines that are alive can run at a time."""
-        per_machine = [int(node.get("GPU", 0)) or 1 for node in self._machines()]
+        per_machine = [int(machine.get("GPU", 0)) or 1 for machine in self._machines()]
         return self._wanted or max(sum(per_machine), 1)
 
     def start(self, job: Job) -> None:
@@ -82,7 +84,7 @@ class RayEngine:
         for task in self._running:
             ray.cancel(task, force=grace == 0)
         if self._running:
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=grace or 5)
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=grace + 5)
         self._running.clear()
 
     def close(self) -> None:
@@ -92,19 +94,28 @@ class RayEngine:
             ray.shutdown()
 
     def _machines(self) -> list[Mapping[str, float]]:
-        """Return the resources of every machine that runs jobs."""
+        """Return the resources of every machine that runs jobs: those with GPUs, if any has one."""
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # Ray's
-        return [resources for resources in alive if resources.get("CPU", 0) > 0]
+        machines = [resources for resources in alive if resources.get("CPU", 0) > 0]
+        return [machine for machine in machines if machine.get("GPU")] or machines
 
     def _share(self) -> dict[str, float]:
         """Return what one job reserves."""
-        machines = self._machines() or [{"CPU": 1.0}]
-        gpus = min((machine.get("GPU", 0) for machine in machines), default=0)
-        cores = sum(machine["CPU"] for machine in machines) / self.slots
-        # a share must fit the smallest machine, and above one core Ray wants whole ones
-        cores = min(cores, *(machine["CPU"] for machine in machines))
-        cores = float(int(cores)) if cores >= 1 else round(cores - 5e-5, 4)
-        return {"num_cpus": cores, "num_gpus": 1.0 if gpus else 0.0}
+        return share(self._machines(), self.slots)
+
+
+def share(machines: Sequence[Mapping[str, float]], slots: int) -> dict[str, float]:
+    """Return the cores and GPUs of one of ``slots`` jobs on machines with these resources.
+
+    A share fits the smallest machine; above one, Ray wants whole cores.
+    """
+    machines = machines or [{"CPU": 1.0}]
+    gpus = sum(machine.get("GPU", 0) for machine in machines)
+    cores = sum(machine["CPU"] for machine in machines) / max(slots, gpus)
+    cores = min(cores, *(machine["CPU"] for machine in machines))
+    # rounded down, so that all shares of a machine fit
+    cores = float(int(cores)) if cores >= 1 else int(cores * 1e4) / 1e4
+    return {"num_cpus": cores, "num_gpus": min(int(gpus / slots * 1e4) / 1e4, 1.0)}
 
 
 @ray.remote
@@ -124,6 +135,17 @@ def _run(job: Job, environment: Mapping[str, str]) -> int:
     finally:
         if process.poll() is None:  # cancelled
             end([process], _SAVING)
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address where nothing listens, for which Ray would wait more than a minute."""
+    host, colon, port = (address or "").rpartition(":")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at {address!r}: {error}") from None
 
 
 def _status(task: Any) -> int:

@@ -1,0 +1,177 @@
+"""What a run knows of its grid, and the warm-up it shares with others; toy runs in this process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import vpns_lightning as vpns
+from toy_run import Parts
+from vpns_lightning.errors import UserError
+from vpns_lightning.grid_cell import environment, grid_facts, take_warmup
+from vpns_lightning.handoff import copy_network, read_about
+from vpns_lightning.loggers import for_stage, prepare_wandb
+from vpns_lightning.run_folder import RunFolder
+
+
+def told(monkeypatch: pytest.MonkeyPatch, cell: str, warmup: Path | None) -> None:
+    facts = {"name": "fig0", "cell": cell, "method": "A", "axes": {"pad": 8}}
+    for key, value in environment(facts, warmup).items():
+        monkeypatch.setenv(key, value)
+
+
+def same(one: Path, other: Path) -> bool:
+    left, right = load_file(one), load_file(other)
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_a_cell_with_a_shared_warm_up_ends_as_one_with_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared" / "key"
+    own = Parts(sparsity=0.9).fit(tmp_path / "own")
+    told(monkeypatch, "first", shared)
+    first = Parts(sparsity=0.5).fit(tmp_path / "first")
+    assert "reused_from" not in first["stages"]["warmup"]
+    told(monkeypatch, "second", shared)
+    second = Parts(sparsity=0.9).fit(tmp_path / "second")
+    assert second["stages"]["warmup"]["reused_from"] == "first"
+    for file in ("handoff.safetensors", "masks.safetensors"):
+        assert same(tmp_path / "second" / file, tmp_path / "own" / file)
+    metrics = [(tmp_path / name / "metrics.csv").read_text() for name in ("own", "second")]
+    assert metrics[0] == metrics[1]
+    for key in ("gradient_steps", "epochs", "test_accuracy", "dense_accuracy"):
+        assert second[key] == own[key]
+    # it was not trained again, and marks of the shared file stay with that file
+    assert not (tmp_path / "second" / "warmup").exists()
+    about = read_about(tmp_path / "second" / "handoff.safetensors")
+    assert not about.keys() & {"shared_by", "tensors_sha256"}
+    assert second["grid"] == {"name": "fig0", "cell": "second", "method": "A", "axes": {"pad": 8}}
+    assert "grid" not in own
+
+
+def test_a_damaged_shared_warm_up_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = tmp_path / "shared"
+    told(monkeypatch, "first", shared)
+    Parts().fit(tmp_path / "first")
+    file = shared / "handoff.safetensors"
+    about, state = read_about(file), load_file(file)
+    name = next(key for key in state if key.endswith("weight"))
+    state[name].view(-1)[0] += 1
+    save_file(state, file, metadata={"vpns": json.dumps(about)})
+    capsys.readouterr()
+    result = Parts().fit(tmp_path / "second")
+    assert "reused_from" not in result["stages"]["warmup"]
+    said = capsys.readouterr().out
+    assert "the shared warm-up is not used, this run makes its own" in said
+    assert "its tensors have another hash" in said
+    assert same(tmp_path / "second" / "handoff.safetensors", tmp_path / "first/handoff.safetensors")
+
+
+def test_a_begun_run_keeps_its_own_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, "first", tmp_path / "shared")
+    Parts().fit(tmp_path / "first")
+    run = RunFolder(tmp_path / "first")
+    before = run.handoff.read_bytes()
+    assert take_warmup(run) is None
+    assert run.handoff.read_bytes() == before
+    # nor is there one for a run without a grid
+    monkeypatch.delenv("VPNS_GRID")
+    assert take_warmup(RunFolder(tmp_path / "other")) is None
+    assert grid_facts() is None
+
+
+def test_a_copy_keeps_every_tensor_and_changes_only_named_facts(tmp_path: Path) -> None:
+    parts = Parts()
+    parts.fit(tmp_path / "run")
+    source = tmp_path / "run" / "handoff.safetensors"
+    copy_network(source, tmp_path / "copy.safetensors", {"note": 1}, drop=("class_names",))
+    assert same(source, tmp_path / "copy.safetensors")
+    about, changed = read_about(source), read_about(tmp_path / "copy.safetensors")
+    assert changed.pop("tensors_sha256")
+    assert changed == {k: v for k, v in about.items() if k != "class_names"} | {"note": 1}
+
+
+def test_a_foreign_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VPNS_GRID", "fig4")
+    with pytest.raises(UserError, match="VPNS_GRID is set by vpns grid"):
+        grid_facts()
+
+
+class Recorder:
+    """What a W&B run is asked to do."""
+
+    def __init__(self) -> None:
+        self.summary: dict[str, Any] = {}
+        self.finished = False
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_every_stage_is_a_wandb_run_of_the_grid_s_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = RunFolder(tmp_path / "cell")
+    run.make()
+    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
+        alone = prepare_wandb({"project": "vpns"}, run.path, "cell")
+    assert alone["group"] == "cell"
+    told(monkeypatch, "cell", None)
+    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
+        arguments = prepare_wandb({"project": "vpns"}, run.path, "cell")
+    assert arguments["group"] == "fig0"
+    whole = WandbLogger(**arguments)
+    stages = {name: for_stage(whole, name) for name in ("find", "tune")}
+    for name, logger in stages.items():
+        asked = logger._wandb_init  # type: ignore[attr-defined]  # a WandbLogger
+        assert asked["job_type"] == name
+        assert asked["name"] == f"cell-{name}"
+        assert asked["id"] == f"{arguments['id']}-{name}"
+        assert asked["group"] == "fig0"
+    # no run was started for the whole
+    assert whole._experiment is None
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    assert for_stage(whole, "tune").version == "abc"
+    assert for_stage(whole, "find").version == f"{arguments['id']}-find"
+
+
+def test_a_stage_leaves_method_and_sparsity_in_the_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    recorders: dict[str, Recorder] = {}
+
+    def experiment(logger: WandbLogger) -> Recorder:
+        return recorders.setdefault(str(logger.version), Recorder())
+
+    monkeypatch.setattr(WandbLogger, "experiment", property(experiment))
+    monkeypatch.setattr(WandbLogger, "log_metrics", lambda *args, **kwargs: None)
+    told(monkeypatch, "cell", None)
+    logger = WandbLogger(project="vpns", id="abc", name="cell", save_dir=str(tmp_path))
+    Parts(pruner=vpns.OMP(), sparsity=0.8).fit(tmp_path / "run", logger=logger)
+    assert list(recorders) == ["abc-warmup", "abc-find", "abc-tune"]
+    assert all(recorder.finished for recorder in recorders.values())
+    summaries = {name.partition("-")[2]: r.summary for name, r in recorders.items()}
+    assert [summary["sparsity"] for summary in summaries.values()] == [
+        0,
+        pytest.approx(0.8, abs=0.01),
+        pytest.approx(0.8, abs=0.01),
+    ]
+    for stage, summary in summaries.items():
+        # as the grid calls it
+        assert summary["method"] == "A"
+        assert summary["dataset"] == "Stripes"
+        assert summary["sparsity_requested"] == 0.8
+        assert 0 <= summary["test_accuracy"] <= 1
+        assert summary["gradient_steps"] == (0 if stage == "find" else 6)
