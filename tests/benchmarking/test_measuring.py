@@ -55,6 +55,8 @@ def test_rounds_are_interleaved_and_their_medians_compared() -> None:
     assert timed.medians() == (2.0, 0.5)
     assert timed.speedup() == 4.0
     assert timed.spread() == (4.0, 4.0)
+    assert len(timed.dense_processor) == len(timed.pruned_processor) == 6
+    assert max(timed.processor()) < 0.1  # nothing was computed
 
 
 def test_a_slow_pair_is_timed_five_times_and_warmed_up_once() -> None:

@@ -165,6 +165,7 @@ def _time(
         wait=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
     )
     dense, pruned = timed.medians()
+    dense_processor, pruned_processor = timed.processor()
     return {
         "batch_size": count,
         "dense_seconds": dense,
@@ -173,6 +174,8 @@ def _time(
         "pruned_images_per_second": count / pruned,
         "speedup": timed.speedup(),
         "speedup_quartiles": timed.spread(),
+        "dense_processor_seconds": dense_processor,
+        "pruned_processor_seconds": pruned_processor,
         "rounds": len(timed.dense),
     }
 
