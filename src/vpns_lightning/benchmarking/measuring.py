@@ -105,10 +105,14 @@ def compare_counts(
     }
     return {
         "sparsity": sparsity_report(pruned.backbone).sparsity,
-        "cut": after.parameters < before.parameters,
+        "cut": _stored_values(pruned) < _stored_values(dense),
         "macs": macs,
         "parameters": _pair(before.parameters, after.parameters_kept),
     }
+
+
+def _stored_values(network: PromptedClassifier) -> int:
+    return sum(parameter.numel() for parameter in network.backbone.parameters())
 
 
 def _pair(dense: int, pruned: int) -> dict[str, float]:

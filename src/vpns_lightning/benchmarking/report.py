@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+SPEED_HEADS = ("", "speed-up", "quartiles", "processor", "MACs", "realised")
+
 
 class Section(NamedTuple):
     """A table: its title, the heads of its columns, and its rows."""
@@ -114,10 +116,10 @@ def notes(found: Mapping[str, Any]) -> list[str]:
 
 def headline(found: Mapping[str, Any]) -> str:
     """Return what was compared, in one line."""
-    kind = "channels cut" if found["cut"] else f"{100 * found['sparsity']:.1f} % of weights masked"
+    kind = "channels cut" if found["cut"] else "weights masked"
     return (
-        f"{found['backbone']}, {kind}, images of {found['input_size']} px: "
-        f"{found['macs']['ratio']:.2f}x fewer MACs than dense"
+        f"{found['backbone']}, {100 * found['sparsity']:.1f} % of {kind}, images of "
+        f"{found['input_size']} px: {found['macs']['ratio']:.2f}x fewer MACs than dense"
     )
 
 
