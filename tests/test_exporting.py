@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,7 @@ def test_an_onnx_that_could_not_be_checked_is_refused(
         export(finished(), tmp_path / "net.onnx")
 
 
+@lru_cache(maxsize=1)
 def lively(backbone: str) -> PromptedClassifier:
     """Return a masked and prompted torchvision network whose logits neither vanish nor explode."""
     network = finished(PadPrompt(32, 4), backbone=backbone, source=9, sparsity=0.8)
@@ -320,8 +322,8 @@ def lively(backbone: str) -> PromptedClassifier:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
 def test_graphs_of_the_paper_s_backbones_answer_for_any_batch(
     suffix: str, backbone: str, tmp_path: Path
 ) -> None:

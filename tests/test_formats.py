@@ -63,11 +63,11 @@ def execute(folder: Path, names: dict[str, Any], *numbers: int) -> None:
         os.chdir(before)
 
 
-PLAIN, FACTS, COMPACT, GRAPHS, MASKS, PROMPTED = range(6)
+PLAIN, FACTS, CUT, COMPACT, GRAPHS, MASKS, PROMPTED = range(7)
 
 
 def test_the_page_has_the_blocks_that_are_run_here() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 @torch.no_grad()
@@ -96,6 +96,23 @@ def test_masks_and_prompt_are_read_as_the_page_says(
     assert names["facts"]["dataset"] == "Digits"
     assert torch.equal(names["tensors"]["mapping.sequence"], network.mapping.sequence)
     torch.testing.assert_close(names["prompted"], network(images), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tensors_of_other_shapes_are_read_as_the_page_says(files: Path, images: Tensor) -> None:
+    names: dict[str, Any] = {}
+    execute(files, names, PLAIN)
+    whole, state = names["network"], load_file(files / "net.safetensors")
+    for key in ("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
+        state[f"layer1.0.{key}"] = state[f"layer1.0.{key}"][:40].clone()
+    state["layer1.0.conv2.weight"] = state["layer1.0.conv2.weight"][:, :40].clone()
+    save_file(state, files / "cut.safetensors")
+    execute(files, names, CUT)
+    assert names["network"].layer1[0].conv1.weight.shape == (40, 64, 3, 3)
+    # channels that are cut answer as channels whose factors are zero
+    for factor in (whole.layer1[0].bn1.weight, whole.layer1[0].bn1.bias):
+        factor[40:] = 0
+    torch.testing.assert_close(names["network"](images), whole(images), rtol=1e-4, atol=1e-5)
 
 
 def test_a_compact_file_is_read_as_the_page_says_and_is_small(files: Path) -> None:

@@ -131,7 +131,7 @@ def _load(export: Path, network: PromptedClassifier, size: int, *, compact: bool
             "Packed: `docs/formats.md` of vpns_lightning shows how to unpack it, and "
             f"`network.weights: {export.name}` reads it.",
         ]
-    elif fits_torchvision(network):
+    elif network.backbone_name in classifier_names():
         extra = ", aux_logits=False" if network.backbone_name in _WITH_AUXILIARY else ""
         mean, std = (
             json.dumps([round(x, 6) for x in values.flatten().tolist()])
@@ -144,13 +144,26 @@ def _load(export: Path, network: PromptedClassifier, size: int, *, compact: bool
             "",
             f'network = get_model("{network.backbone_name}", '
             f"num_classes={network.num_classes}{extra}).eval()",
-            f'network.load_state_dict(load_file("{export.name}"))',
+            *_take_state(export.name, whole=fits_torchvision(network)),
             f"mean, std = (torch.tensor(v).view(3, 1, 1) for v in ({mean}, {std}))",
             f"logits = network((images - mean) / std)  # {shown}",
         ]
     else:
         return ["The backbone is not torchvision's: rebuild it, then load the state dict."]
     return ["```python", *code, "```"]
+
+
+def _take_state(file: str, *, whole: bool) -> list[str]:
+    """Return the lines that load a state dict, also into layers whose channels were cut."""
+    if whole:
+        return [f'network.load_state_dict(load_file("{file}"))']
+    return [
+        f'for name, value in load_file("{file}").items():  # channels were cut: other shapes',
+        '    owner, _, key = name.rpartition(".")',
+        "    layer = network.get_submodule(owner)",
+        "    learned = key in layer._parameters",
+        "    setattr(layer, key, torch.nn.Parameter(value) if learned else value)",
+    ]
 
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")

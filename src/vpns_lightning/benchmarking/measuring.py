@@ -105,10 +105,14 @@ def compare_counts(
     }
     return {
         "sparsity": sparsity_report(pruned.backbone).sparsity,
-        "cut": after.parameters < before.parameters,
+        "cut": _stored_values(pruned) < _stored_values(dense),
         "macs": macs,
         "parameters": _pair(before.parameters, after.parameters_kept),
     }
+
+
+def _stored_values(network: PromptedClassifier) -> int:
+    return sum(parameter.numel() for parameter in network.backbone.parameters())
 
 
 def _pair(dense: int, pruned: int) -> dict[str, float]:
@@ -165,6 +169,7 @@ def _time(
         wait=torch.cuda.synchronize if device.type == "cuda" else lambda: None,
     )
     dense, pruned = timed.medians()
+    dense_processor, pruned_processor = timed.processor()
     return {
         "batch_size": count,
         "dense_seconds": dense,
@@ -173,6 +178,8 @@ def _time(
         "pruned_images_per_second": count / pruned,
         "speedup": timed.speedup(),
         "speedup_quartiles": timed.spread(),
+        "dense_processor_seconds": dense_processor,
+        "pruned_processor_seconds": pruned_processor,
         "rounds": len(timed.dense),
     }
 

@@ -67,7 +67,8 @@ def bench(
 
         size = loaded.about["input_size"]
         found = measure(loaded.network, dense_twin(loaded), size, plan, say)
-    found = {"run": str(run), **found}
+    # of a cut network the fraction of channels, which only the run knows
+    found = {"run": str(run), **found, "sparsity": loaded.about["sparsity"]}
     show(found)
     write_text(folder / "bench.json", json.dumps(found, indent=2) + "\n")
     write_text(folder / "bench.md", markdown(found))

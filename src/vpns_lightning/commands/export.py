@@ -7,6 +7,7 @@ from vpns_lightning.card import write_card
 from vpns_lightning.commands.parsing import parse_function
 from vpns_lightning.exporting import export
 from vpns_lightning.loading import load_run
+from vpns_lightning.sparsity import sparsity_report
 
 
 def write(run: str, output: str, *, compact: bool = False) -> None:
@@ -34,7 +35,7 @@ def write(run: str, output: str, *, compact: bool = False) -> None:
     )
     size = Path(path).stat().st_size / 1e6
     print(f"{path} written, {size:.1f} MB; outputs equal those of {run}; card: {written}")
-    if loaded.about["sparsity"] and not compact:
+    if sparsity_report(loaded.network.backbone).sparsity and not compact:
         print("zeros are stored like any weight: the file is as large as that of a dense network")
 
 
