@@ -49,6 +49,9 @@ def export(network: PromptedClassifier, path: str | Path, *, input_size: int | N
     [0, 1] to logits (N, C), prompt, normalisation and mapping included, for any N. Mean, standard
     deviation, sparsity and more are in the metadata.
 
+    Of a network whose channels were cut, ``.safetensors`` holds the smaller tensors, which take the
+    place of torchvision's.
+
     What is read back must answer as the masked network does, or no file appears. Zeros are stored
     like any weight: the file is neither smaller nor faster than a dense one.
 
