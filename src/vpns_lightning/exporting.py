@@ -63,6 +63,9 @@ def export(
     [0, 1] to logits (N, C), prompt, normalisation and mapping included, for any N. Mean, standard
     deviation, sparsity and more are in the metadata.
 
+    Of a network whose channels were cut, ``.safetensors`` holds the smaller tensors, which take the
+    place of torchvision's.
+
     What is read back must answer as the masked network does, or no file appears. Zeros are stored
     like any weight: the file is neither smaller nor faster than a dense one, unless ``compact``
     leaves them out; ``docs/formats.md`` shows how each format is read.

@@ -14,6 +14,7 @@ from vpns_lightning.network.accounting import account, effective_sparsity, layer
         ("resnet18", 21, 11_678_912, 1_814_073_344),
         ("resnet50", 54, 25_502_912, 4_089_184_256),
         ("vgg16", 16, 138_344_128, 15_470_264_320),
+        ("vgg16_bn", 16, 138_344_128, 15_470_264_320),
     ],
 )
 def test_the_papers_backbones_have_their_known_sizes(

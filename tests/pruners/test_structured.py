@@ -33,6 +33,7 @@ from vpns_lightning.network import (
 from vpns_lightning.pruners import DepGraph, Pruner, Slim, Structured, StructuredVPNs
 from vpns_lightning.pruners.depgraph import decay
 from vpns_lightning.sparsity import gate_layer, gated_layers, get_gates
+from vpns_lightning.stages import MaskFinding
 
 METHODS: dict[str, Callable[..., Structured]] = {
     "vpns": StructuredVPNs,
@@ -318,6 +319,16 @@ def test_penalties_reach_the_weights_through_a_step(reg: float, kind: Callable) 
         Learning(network, pruner, rate=0.1).run(pruner, toy_batches(6))
         norms.append(float(network.backbone.bn1.weight.detach().abs().sum()))
     assert norms[1] < 0.95 * norms[0]
+
+
+@pytest.mark.parametrize("pruner", [Slim(), DepGraph()])
+def test_gradients_that_float16_scales_are_refused(pruner: Structured) -> None:
+    stage = MaskFinding(toy(), pruner, sparsity=0.5)
+    stage._trainer = type("Half", (), {"precision": "16-mixed"})()
+    with pytest.raises(UserError, match=r"combines gradients that trainer\.precision 16-mixed"):
+        stage.make_optimizers()
+    assert DepGraph(sparse_learning=False).scaled_gradients
+    assert StructuredVPNs().scaled_gradients
 
 
 def test_depgraph_without_sparse_learning_takes_no_epoch() -> None:

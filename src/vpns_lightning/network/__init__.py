@@ -1,7 +1,8 @@
 """The network: prompt, normalisation, masked backbone and label mapping in one module."""
 
 from vpns_lightning.network.backbones import build_backbone, classifier_names, head_of, num_outputs
-from vpns_lightning.network.channels import ChannelGroup, cut, find_groups
+from vpns_lightning.network.channel_graph import ChannelGroup
+from vpns_lightning.network.channels import cut, find_groups
 from vpns_lightning.network.classifier import PromptedClassifier
 from vpns_lightning.network.cuts import Cuts
 from vpns_lightning.network.mappings import (

@@ -49,6 +49,8 @@ class DepGraph(Structured):
         if reg < 0:
             raise UserError(f"reg is the weight of a decay, at least 0, got {reg}")
         self.sparse_learning = sparse_learning
+        # a fused optimiser unscales float16's gradients only after the decay would be added
+        self.scaled_gradients = not sparse_learning
         self.reg = reg
 
     @torch.no_grad()

@@ -29,6 +29,8 @@ class Slim(Structured):
     """
 
     trains_weights = True
+    # a fused optimiser unscales float16's gradients only after the penalty would be added
+    scaled_gradients = False
 
     def __init__(
         self,

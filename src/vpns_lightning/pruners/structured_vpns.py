@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier
-from vpns_lightning.network.channels import Member
+from vpns_lightning.network.channel_graph import Member
 from vpns_lightning.pruners.base import Batch, BuildOptimizer, StageLike
 from vpns_lightning.pruners.structured import Structured, group_energy
 from vpns_lightning.sparsity import (

@@ -25,7 +25,7 @@ class MaskFinding(Stage):
     Args:
         network: The network to prune.
         pruner: Decides which weights survive.
-        sparsity: Fraction of prunable weights removed, in [0, 1).
+        sparsity: Fraction of prunable weights removed, in [0, 1); of channels, if those are pruned.
         epochs: Epochs; the pruner may need fewer, or so many in each of its rounds.
         views: What a step trains on; [prompted, plain] takes one step on each (released code).
         unaugmented: Views whose images are not cropped and flipped.

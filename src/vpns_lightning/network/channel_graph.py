@@ -1,0 +1,169 @@
+"""Which channels of which layers can only go together, as Torch-Pruning sees it.
+
+Fang et al., 2023, https://arxiv.org/abs/2301.12900.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vpns_lightning.errors import UserError
+
+Norm = nn.modules.batchnorm._BatchNorm
+
+
+class Member(NamedTuple):
+    """One dimension of a layer that follows the channels of its group.
+
+    Attributes:
+        layer: Name in the backbone.
+        role: "rows" (outputs, and everything of a normalisation) or "columns" (inputs).
+        size: Of that dimension.
+        positions: Positions in that dimension, (k,) int64.
+        channel: Channel of the group at each position, (k,) int64.
+        bare: A producer whose output is not normalised.
+    """
+
+    layer: str
+    role: str
+    size: int
+    positions: Tensor
+    channel: Tensor
+    bare: bool
+
+    def reads(self) -> Tensor | None:
+        """Return the channel of every column, (size,) int64; None if it reads others too."""
+        if sorted(self.positions.tolist()) != list(range(self.size)):
+            return None
+        return self.channel[self.positions.argsort()]
+
+    def whole(self) -> bool:
+        """Return whether the group's channels are all of the dimension, in its order."""
+        order = torch.arange(self.size)
+        return torch.equal(self.positions, order) and torch.equal(self.channel, order)
+
+
+class ChannelGroup(NamedTuple):
+    """Channels that are removed together from all layers that make, normalise or read them.
+
+    Attributes:
+        name: The first layer that makes them.
+        channels: How many there are.
+        members: Where.
+    """
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+
+    def norms(self, backbone: nn.Module) -> list[Norm]:
+        """Return the group's batch normalisations."""
+        layers = [backbone.get_submodule(m.layer) for m in self.members if m.role == "rows"]
+        return [layer for layer in layers if isinstance(layer, Norm)]
+
+
+def has_weight_rows(module: nn.Module) -> bool:
+    """Return whether a module is a convolution or a linear layer."""
+    return isinstance(module, nn.Conv2d | nn.Linear)
+
+
+def trace(backbone: nn.Module, size: int, protected: set[str]) -> tuple[Any, list[Any]]:
+    """Return Torch-Pruning's graph and its groups.
+
+    Args:
+        backbone: Without masks, in evaluation mode, all parameters trainable.
+        size: Side of the images it is shown, px.
+        protected: Layers whose outputs stay.
+
+    Raises:
+        UserError: It cannot be traced.
+    """
+    import torch_pruning  # heavy, and only structured pruners need it
+
+    graph = torch_pruning.DependencyGraph()
+    images = torch.zeros(1, 3, size, size, device=next(backbone.parameters()).device)
+    try:
+        with torch.enable_grad():
+            graph.build_dependency(
+                backbone, images, forward_fn=lambda model, shown: model.forward(shown)
+            )
+            ignored = [backbone.get_submodule(name) for name in sorted(protected)]
+            groups = list(graph.get_all_groups(ignored_layers=ignored))
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the channels of this backbone cannot be followed at {size} px ({reason}): set "
+            "find.pruner.input_size to the size it is trained at, or prune it unstructured"
+        ) from None
+    return graph, groups
+
+
+def read_group(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> ChannelGroup:
+    """Return one of Torch-Pruning's full groups by the names of its layers.
+
+    Raises:
+        UserError: It touches a layer of a kind that cannot be cut here.
+    """
+    members = []
+    for item in group:
+        layer = item.dep.target.module
+        if layer not in names and not isinstance(layer, nn.Parameter):
+            continue  # an operation without parameters
+        name = names.get(layer, "a free parameter")
+        _check_kind(name, layer)
+        outputs = graph.is_out_channel_pruning_fn(item.dep.handler)
+        rows = outputs or isinstance(layer, Norm) or _is_depthwise(layer)
+        followers = item.dep.target.outputs
+        normalised = [isinstance(each.module, Norm) for each in followers]
+        members.append(
+            Member(
+                name,
+                "rows" if rows else "columns",
+                size_of(layer, rows),
+                torch.tensor(item.idxs),
+                torch.tensor(item.root_idxs),
+                rows and has_weight_rows(layer) and not (normalised and all(normalised)),
+            )
+        )
+    return ChannelGroup(_name_of(members, names), len(group[0].idxs), tuple(members))
+
+
+def _name_of(members: Sequence[Member], names: Mapping[nn.Module, str]) -> str:
+    """Return the first layer, in the network's order, that makes all channels of a group."""
+    makers = {
+        member.layer
+        for module, name in names.items()
+        for member in members
+        if member.layer == name
+        and member.role == "rows"
+        and has_weight_rows(module)
+        and member.whole()
+    }
+    return next(name for name in names.values() if name in makers)
+
+
+def size_of(layer: nn.Module, rows: bool) -> int:
+    """Return the outputs (rows) or inputs of a layer."""
+    if isinstance(layer, Norm):
+        return layer.num_features
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0 if rows else 1]
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+
+
+def _check_kind(name: str, layer: nn.Module) -> None:
+    plain = type(layer) in (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm)
+    if not plain or (
+        isinstance(layer, nn.Conv2d) and layer.groups > 1 and not _is_depthwise(layer)
+    ):
+        kind = "grouped convolution" if plain else type(layer).__name__
+        raise UserError(
+            f"channels through {name!r} ({kind}) cannot be cut: structured pruning handles "
+            "convolutions, linear layers and BatchNorm2d, as in resnet18, resnet50, vgg16, vgg16_bn"
+        )
