@@ -164,7 +164,7 @@ def _check_needs(cells: Sequence[Cell]) -> None:
     if missing:
         raise UserError(
             f"{len(missing)} cells tune masks that are not there yet, such as {min(missing)}: "
-            "first run the grid that methods.*.masks_of names"
+            "first run the grid that methods.*.masks_of names, with the same --set"
         )
 
 

@@ -84,7 +84,7 @@ def expand(
             config = resolve(options)
         except UserError as error:
             raise UserError(f"{grid.path}: {point.label()}: {error}") from None
-        sources = _sources(grid, point.method, resolve, common)
+        sources = _sources(grid, point.method, resolve, changes or {}, common)
         for sparsity in point.method.sparsities or grid.sparsities:
             for seed in point.method.seeds or grid.seeds:
                 cell = _cell(grid, point, options, config, sparsity, seed, sources)
@@ -182,7 +182,11 @@ def _cell(
 
 
 def _sources(
-    grid: GridFile, method: Method, resolve: Resolve, common: Sequence[str]
+    grid: GridFile,
+    method: Method,
+    resolve: Resolve,
+    changes: Mapping[str, Any],
+    common: Sequence[str],
 ) -> Mapping[tuple[float, int], Cell]:
     """Return the cells whose masks a method tunes, by sparsity and seed."""
     if method.masks_of is None:
@@ -195,7 +199,7 @@ def _sources(
             f"{grid.path}: methods.{method.name}.masks_of: {file} has no method {name!r}"
             f"{nearest(name, names)}; it has {', '.join(names)}"
         )
-    cells = expand(source, resolve, common=common)
+    cells = expand(source, resolve, changes, common)
     return {(cell.sparsity, cell.seed): cell for cell in cells if cell.method == name}
 
 
