@@ -13,7 +13,7 @@ from vpns_lightning.experiments.grid_file import read_grid
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "grid").glob("*.yaml"))
-FIGURES = ("fig1", "fig4", "fig5", "fig6", "fig7", "fig9", "fig10", "figA11")
+FIGURES = ("fig1", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "figA11")
 TABLES = ("tabA1", "tabA2", "tabA3")
 EIGHT = "cifar10 cifar100 tiny_imagenet flowers102 dtd food101 stanford_cars oxford_pets"
 # distinct kinds of entries; the others are parsed among the slow tests
