@@ -17,6 +17,7 @@ from rich.console import Console
 from small_grids import cells_of
 
 from vpns_lightning.errors import UserError
+from vpns_lightning.experiments.engines.base import Job
 from vpns_lightning.experiments.engines.local import LocalEngine, slot_environment
 from vpns_lightning.experiments.schedule import GridRun, Stop, held, last_lines, write_plan
 from vpns_lightning.experiments.show import Screen, headline, print_report, table
@@ -265,6 +266,22 @@ def test_slots_share_the_cores_and_take_turns_on_the_gpus() -> None:
     assert LocalEngine(5, ["0", "1"]).slots == 5
     with pytest.raises(UserError, match="--slots must be at least 1"):
         LocalEngine(0)
+
+
+def test_a_cell_does_not_take_the_allocation_s_tasks_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_a_cluster = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "RANK": "1", "WORLD_SIZE": "2"}
+    for key, value in of_a_cluster.items():
+        monkeypatch.setenv(key, value)
+    script = f"import os; print(sorted(set({list(of_a_cluster)}) & set(os.environ)))"
+    engine, log = LocalEngine(1), tmp_path / "log"
+    engine.start(Job("cell", [sys.executable, "-c", script], log))
+    ended = []
+    while not ended:
+        ended = engine.wait(1)
+    assert [status for _, status in ended] == [0]
+    assert log.read_text().splitlines()[-1] == "[]"
 
 
 def test_a_cell_knows_its_grid(start: Callable[..., GridRun]) -> None:

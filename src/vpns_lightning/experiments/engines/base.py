@@ -12,6 +12,23 @@ from pathlib import Path
 from typing import Protocol
 
 
+# what tells a process that it is one of several of a job; a cell is a job of its own
+_RANKS = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "MASTER_")
+_RANK_NAMES = {"RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
+
+
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what a cluster says of ranks.
+
+    A cell started inside an allocation would else take the allocation's tasks for its own.
+    """
+    return {
+        key: value
+        for key, value in environment.items()
+        if not key.startswith(_RANKS) and key not in _RANK_NAMES
+    }
+
+
 @dataclass(frozen=True)
 class Job:
     """One process to run.
@@ -70,7 +87,7 @@ def launch(job: Job, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **job.environment, **extra},
+            env={**alone(os.environ), **job.environment, **extra},
             cwd=job.cwd,
             start_new_session=True,
         )
