@@ -29,7 +29,7 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         (
             _where(each),
             f"{each['speedup']:.2f}x",
-            "{:.2f} - {:.2f}".format(*each["speedup_quartiles"]),
+            "{:.2f}-{:.2f}".format(*each["speedup_quartiles"]),
             _processor(each),
             counted,
             f"{each['realised']:.2f}",
@@ -45,15 +45,11 @@ def sections(found: Mapping[str, Any]) -> list[Section]:
         ),
     ]
     return [
-        Section(
-            "Dense over pruned",
-            ("", "speed-up", "quartiles", "processor", "MACs", "realised"),
-            speed,
-        ),
+        Section("Dense over pruned", SPEED_HEADS, speed),
         Section("Pruned over dense", ("", "ratio"), sizes),
         Section(
-            "Medians, dense and pruned",
-            ("", "ms", "ms", "images/s", "images/s", "rounds"),
+            "Medians: milliseconds a batch, images a second",
+            ("", "dense ms", "pruned ms", "dense /s", "pruned /s", "rounds"),
             [_absolute(each) for each in found["timings"]],
         ),
         Section("Counts", ("", "dense", "pruned"), _counts(found)),
@@ -131,7 +127,14 @@ def show(found: Mapping[str, Any], console: Console | None = None) -> None:
     for section in sections(found):
         if not section.rows:
             continue
-        table = Table(title=section.title, box=box.SIMPLE, title_justify="left", show_edge=False)
+        table = Table(
+            title=section.title,
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            show_edge=False,
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for index, head in enumerate(section.heads):
             table.add_column(head, justify="right" if index else "left", no_wrap=True)
         for row in section.rows:
