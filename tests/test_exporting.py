@@ -30,6 +30,7 @@ from vpns_lightning.network import (
     RandomMapping,
     RandomPrompt,
 )
+from vpns_lightning.pruners import DepGraph
 from vpns_lightning.sparsity import bake, get_masks, masked_layers, sparsity_report, unmask_layers
 
 
@@ -306,8 +307,13 @@ def test_an_onnx_that_could_not_be_checked_is_refused(
 
 
 @lru_cache(maxsize=1)
-def lively(backbone: str) -> PromptedClassifier:
-    """Return a masked and prompted torchvision network whose logits neither vanish nor explode."""
+def lively(backbone: str, pruned: str = "masked") -> PromptedClassifier:
+    """Return a prompted torchvision network whose logits neither vanish nor explode.
+
+    Args:
+        backbone: Its name.
+        pruned: "masked", or "cut": half of the channels of every group are gone.
+    """
     network = finished(PadPrompt(32, 4), backbone=backbone, source=9, sparsity=0.8)
     draw = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -317,18 +323,24 @@ def lively(backbone: str) -> PromptedClassifier:
                 module.running_mean.normal_(0, 0.1, generator=draw)
         for _, layer in masked_layers(network.backbone):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=draw)
-            layer.weight.mul_(0.2**-0.5)
+            layer.weight.mul_(0.2**-0.5 if pruned == "masked" else 2**0.5)
+    if pruned == "cut":
+        dense = sum(weight.numel() for weight in network.parameters())
+        DepGraph(sparse_learning=False, input_size=32).finish(network, 0.5)
+        assert sum(weight.numel() for weight in network.parameters()) < dense / 2
+        network.eval()
     return network
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("pruned", ["masked", "cut"])
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vgg16"])
 def test_graphs_of_the_paper_s_backbones_answer_for_any_batch(
-    suffix: str, backbone: str, tmp_path: Path
+    suffix: str, backbone: str, pruned: str, tmp_path: Path
 ) -> None:
     skip_without_packages(suffix)
-    network = lively(backbone)
+    network = lively(backbone, pruned)
     answer = READERS[suffix](export(network, tmp_path / f"net{suffix}", input_size=32))
     for count in (1, 2, 5):
         batch = images(32, count)
