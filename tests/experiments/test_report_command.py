@@ -70,6 +70,11 @@ def test_only_draws_what_is_asked_for(runs: Path, tmp_path: Path) -> None:
     assert names == {"runs.csv", "fig7.png", "fig7.svg", "fig7.md", "fig7.tex", "index.html"}
 
 
+def test_only_given_twice_draws_both(runs: Path, tmp_path: Path) -> None:
+    assert status(runs, "--output", tmp_path, "--only", "fig7", "--only", "tabA1") == 0
+    assert {"fig7.svg", "tabA1.md"} <= {path.name for path in tmp_path.iterdir()}
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -42,7 +42,8 @@ def check_run(cell: Cell, sources: dict[Path, Cell]) -> None:
     """Run a cell, and before it the one whose masks it tunes."""
     if cell.needs is not None and not cell.needs.is_file():
         check_run(sources[cell.needs.parent], sources)
-    tiny = [] if BACKBONE in cell.axes else [TINY]
+    # Slim ranks by batch normalisation, which the tiny one has not
+    tiny = [] if BACKBONE in cell.axes or cell.grid == "fig8_mini" else [TINY]
     fit.run([*cell.arguments, *tiny])
     result = json.loads((cell.folder / "result.json").read_text())
     assert abs(result["sparsity"] - cell.sparsity) < 0.1, cell.name
@@ -50,6 +51,7 @@ def check_run(cell: Cell, sources: dict[Path, Cell]) -> None:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore:layer collapse")  # of weights that nobody trained
 def test_every_config_of_the_small_grids_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--only",
         nargs="+",
+        action="extend",
         default=[],
         metavar="ID",
         help="draw these alone: an id of the paper, or the name of a grid",
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def _closing(report: Report, output: Path) -> str:
     """Return what to say at the end: what was drawn, what not, and where it is."""
-    lines = [f"{len(report.runs)} runs, {len(report.drawn)} figures and tables in {output}"]
+    lines = [f"{len(report.runs)} runs, figures and tables drawn: {len(report.drawn)}, in {output}"]
     for broken in report.broken:
         lines.append(f"left out: {broken.path} {broken.reason}")
     if report.broken:

@@ -11,6 +11,13 @@ from vpns_lightning.experiments.tables import Cell, Table
 
 BASE = "resnet18_cifar100.yaml"
 OVERLAYS = "pruner"
+# pruners whose name changes with a prompt: with one, without one
+OWN = {
+    "Hydra": ("VPNs", "HYDRA"),
+    "StructuredVPNs": ("VPNs (structured)", "HYDRA (structured)"),
+    "Stored": ("masks of another run", "masks of another run"),
+}
+STAGES = ("warmup", "find", "tune")
 COLUMNS = ("method", "stage", "epochs", "optimiser", "learning rate", "weight decay", "prompt")
 
 
@@ -66,16 +73,18 @@ def _pruner(config: Mapping[str, Any]) -> str:
     given = config["find"]["pruner"]
     name = str(given["class_path"] if isinstance(given, Mapping) else given).rpartition(".")[2]
     prompted = config["network"].get("prompt") is not None
-    if name == "Hydra":
-        return "VPNs" if prompted else "HYDRA"
+    if name in OWN:
+        return OWN[name][0 if prompted else 1]
     return f"VPNs w. {name}" if prompted else name
 
 
 def _rows(method: str, config: Mapping[str, Any], *, finds: bool) -> Iterable[tuple[Cell, ...]]:
     prompt = config["network"].get("prompt")
-    for stage in ("find", "tune"):
+    for stage in STAGES:
         section: Mapping[str, Any] = config.get(stage) or {}
         epochs = section.get("epochs", 0)
+        if stage == "warmup" and not epochs:
+            continue
         if not epochs or (stage == "find" and not finds):
             values: Sequence[Any] = ("none", "", "", "")
         else:
