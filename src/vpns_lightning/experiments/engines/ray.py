@@ -5,10 +5,12 @@ the same path. Ray runs what anyone who reaches its ports sends: use it on a tru
 """
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vpns_lightning.errors import UserError
@@ -18,6 +20,10 @@ from vpns_lightning.run_folder import RunFolder
 # before ray is imported: no usage statistics, and jobs without a GPU keep their environment
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# `ray start` asks for the user's token as soon as there is one; a driver that names an address does
+# not show it by itself
+if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 try:
     import ray
@@ -121,6 +127,8 @@ def share(machines: Sequence[Mapping[str, float]], slots: int) -> dict[str, floa
 @ray.remote
 def _run(job: Job, environment: Mapping[str, str]) -> int:
     """Run a job on this machine, and return its exit status."""
+    # Ray cancels by an interrupt, which a cluster started in a script's background would ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = RunFolder(job.log.parent)
     # the same run on a machine that Ray has given up may still be saving
     while folder.in_use():
