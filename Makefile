@@ -21,8 +21,7 @@ quickstart: .venv/.installed ## install, then VPNs on digits: warm-up, mask find
 	$(BIN)/vpns fit --config configs/quickstart.yaml
 
 test: .venv/.installed ## the tests (minutes; no network, no GPU)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network" --ignore-glob='tests/test_*.py'
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network" tests/test_*.py
+	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
 
 test-slow: .venv/.installed ## the slow tests: real kills, two processes, benchmarks' equality
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
