@@ -60,6 +60,24 @@ def test_version_and_help_import_no_torch() -> None:
     assert "vpns fit --config" in printed
 
 
+def test_a_whole_number_is_a_count_of_batches_whatever_was_imported_before() -> None:
+    code = (
+        "from typing import Union; from lightning.pytorch import Trainer;"
+        "annotations = Trainer.__init__.__wrapped__.__annotations__;"
+        "annotations['limit_train_batches'] = Union[float, int, None];"
+        "from vpns_lightning.commands.fit import fit_parser;"
+        "parsed = fit_parser().parse_args(["
+        "'--network.backbone=resnet18', '--data=Digits', '--find.pruner=OMP',"
+        "'--find.sparsity=0.5', '--trainer.limit_train_batches=1',"
+        "'--trainer.limit_val_batches=1.0']).trainer;"
+        "print(repr(parsed.limit_train_batches), repr(parsed.limit_val_batches))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.split() == ["1", "1.0"]
+
+
 def test_an_unknown_subcommand_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'test'" in refusal(capsys, "tset")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -64,11 +64,26 @@ def fit_parser() -> ArgumentParser:
     parser.add_class_arguments(
         Trainer, "trainer", instantiate=False, fail_untyped=False, skip=NOT_THE_MACHINE
     )
+    _counts_before_shares(parser)
     parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
     for stage in ("warmup", "find", "tune", "prompt"):
         parser.link_arguments("network", f"{stage}.network", apply_on="instantiate")
     parser.set_defaults({"warmup.epochs": 0, "prompt.epochs": 0})
     return parser
+
+
+def _counts_before_shares(parser: ArgumentParser) -> None:
+    """Let a whole number be a count of batches, never a share, where a type allows both.
+
+    ``typing`` keeps one of ``Optional[Union[int, float]]`` and ``Optional[Union[float, int]]`` for
+    the whole process, the one made first; with the latter, which other packages make, the parser
+    would read ``limit_train_batches: 1`` as the whole epoch.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if {int, float} <= set(kinds):
+            others = [kind for kind in kinds if kind not in (int, float)]
+            setattr(action, "_typehint", Union[int, float, *others])  # noqa: B010
 
 
 def run(arguments: Sequence[str]) -> None:
