@@ -138,14 +138,14 @@ def run_toy(folder: Path, paths: list[Path], options: dict[str, object]) -> dict
     return result
 
 
-def check(result: dict[str, Any], expected: Expected, *, ties: int = 0) -> None:
+def check(result: dict[str, Any], expected: Expected, *, ties: int = 0, spread: int = 0) -> None:
     before, after = ("channels", "channels_kept") if result["structured"] else ("weights", "kept")
     counts = {"weights": result["weights_prunable"], "kept": result["weights_kept"]}
     total, kept = (_total({**result, **counts}[key]) for key in (before, after))
     asked = math.floor(round(expected.sparsity * total, 6))
     removed = total - kept
-    assert asked <= removed <= asked + ties
-    assert abs(result["sparsity"] - expected.sparsity) * total <= 1 + ties
+    assert asked - spread <= removed <= asked + ties + spread
+    assert abs(result["sparsity"] - expected.sparsity) * total <= 1 + ties + spread
     found = (result["method"], result["gradient_steps"], result["prompt_parameters"])
     assert found == (expected.method, expected.steps, expected.prompt_parameters)
     assert result["sparsity_requested"] == expected.asked
@@ -306,9 +306,11 @@ RUNS: dict[str, tuple[dict[str, object], Expected]] = {
 
 
 STORED = ("pruner/stored", "study/transfer")
-# a whole head's masks have another sparsity in the few rows that a small one takes of it; the
-# released code drops every score that equals the threshold
-TIES = {"study/released_code": 8, "pruner/stored": 10 * 512, "study/transfer": 10 * 512}
+# the released code drops every score that equals the threshold
+TIES = {"study/released_code": 8}
+# masks of random scores over a head of 1,000 classes: what falls on the few rows that a small head
+# takes of it and on the other layers varies, with a standard deviation of about 210 weights
+SPREAD = dict.fromkeys(STORED, 2_000)
 
 
 def save_toy_masks(path: Path) -> None:
@@ -333,7 +335,7 @@ def test_an_overlay_runs(name: str, folder: Path) -> None:
         options = {**options, "find.pruner.init_args.path": stored}
     paths = [CONFIGS / "resnet18_cifar10.yaml", CONFIGS / f"{name}.yaml"]
     result = run_toy(folder, paths, {**ON_THE_MACHINE, **TOY_NETWORK, **options})
-    check(result, expected, ties=TIES.get(name, 0))
+    check(result, expected, ties=TIES.get(name, 0), spread=SPREAD.get(name, 0))
 
 
 def test_the_debug_overlay_runs_two_batches_of_each_stage(folder: Path) -> None:

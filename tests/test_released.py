@@ -155,6 +155,8 @@ def test_an_imported_run_is_measured_both_ways(
     assert result["sparsity_requested"] == 0.9
     assert result["sparsity"] == pytest.approx(0.9, abs=1e-5)
     assert result["gradient_steps"] is None
+    assert (result["protocol"], result["headline"]) == ("released", "test_accuracy_plain")
+    assert result["train_images"] == 1437
     assert "--sparsity=0.9" in result["command"]
     cli.main(["test", "--run", str(imported), "--accelerator", "cpu"])
     output = capsys.readouterr().out
@@ -205,6 +207,7 @@ def test_without_the_data_set_classes_are_numbers_and_nothing_is_measured(
     assert "no accuracy was measured" in capsys.readouterr().out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test_accuracy"] is None
+    assert result["train_images"] is None
     assert vpns.load(tmp_path / "run")(images()).shape == (3, 100)
     said = refusal(capsys, "test", "--run", str(tmp_path / "run"), "--root", str(tmp_path / "none"))
     assert "CIFAR100" in said

@@ -34,7 +34,12 @@ def test_a_result_names_prompt_mapping_and_pruner_with_their_options(
         "slice_head": True,
         "fitted_on": "dense",
     }
-    assert result["pruner"] == {"name": "Hydra", "scope": "global", "tie_rule": "exact"}
+    assert result["pruner"] == {
+        "name": "Hydra",
+        "scope": "global",
+        "score_init": "scaled",
+        "tie_rule": "exact",
+    }
 
 
 def test_a_result_states_data_and_budget_of_each_stage(result: dict[str, Any]) -> None:
@@ -106,6 +111,7 @@ def test_a_run_is_judged_as_its_last_training_saw_images() -> None:
     assert headline({"find": prompted, "tune": plain}) == "test_accuracy_plain"
     assert headline({"find": plain, "tune": plain, "prompt": prompted}) == "test_accuracy"
     assert headline({"find": prompted, "tune": untrained}) == "test_accuracy"
+    assert headline({"imported": {"views": ["prompted", "plain"]}}) == "test_accuracy_plain"
 
 
 @pytest.mark.parametrize(

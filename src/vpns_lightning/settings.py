@@ -34,13 +34,18 @@ def describe(
         "input_size": data.input_size,
         "batch_size": data.batch_size * last.get("processes", 1),
         "precision": last.get("precision"),
-        "train_images": len(data.dataset("train")),
+        "train_images": len(data.dataset("train")) if at_hand(data) else None,
         "views": views | {"find": list(find.views)},
         "protocol": protocol(stages, find.mapping_on),
         "budget": {name: facts.get("budget") for name, facts in stages.items()},
         "optimizers": {name: facts.get("optimizers") for name, facts in stages.items()},
         "headline": headline(stages),
     }
+
+
+def at_hand(data: ImageData) -> bool:
+    """Return whether the data set's files are there; an imported run can do without."""
+    return not data.layout.missing(data.root)
 
 
 def options(part: object) -> dict[str, Any]:
@@ -72,6 +77,7 @@ def headline(stages: Stages) -> str:
 
     That without the prompt where the last stage that trained showed plain images last.
     """
-    trained = [facts for facts in stages.values() if facts["gradient_steps"]]
+    # a stage whose steps nobody counted, as an imported one's, did train
+    trained = [facts for facts in stages.values() if facts.get("gradient_steps") != 0]
     views = (trained[-1].get("views") or ()) if trained else ()
     return "test_accuracy_plain" if views and views[-1] == "plain" else "test_accuracy"

@@ -25,8 +25,10 @@ from vpns_lightning.released import (
 )
 from vpns_lightning.results import TOTALS, collect
 from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.settings import at_hand
 from vpns_lightning.sparsity import check_sparsity, sparsity_report
 from vpns_lightning.stages import MaskFinding
+from vpns_lightning.stages.base import VIEWS
 
 STAGE = "imported"
 
@@ -107,13 +109,9 @@ def _plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     return record
 
 
-def _at_hand(data: ImageData) -> bool:
-    return not data.layout.missing(data.root)
-
-
 def _about(released: Released, network: PromptedClassifier, data: ImageData) -> dict[str, Any]:
     """Return the facts that go into the hand-off."""
-    names = data.class_names if _at_hand(data) else map(str, range(data.num_classes))
+    names = data.class_names if at_hand(data) else map(str, range(data.num_classes))
     return {
         "stage": STAGE,
         "imported": True,
@@ -134,15 +132,18 @@ def _collect(
     """Return the content of ``result.json``; what the checkpoint does not say is None."""
     accuracy: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_accuracy_plain"))
     accuracy["test_images"] = 0
-    if _at_hand(data):
+    if at_hand(data):
         data.prepare_data()
         accuracy = evaluate(network, data)
     find = MaskFinding(network, Hydra(tie_rule="threshold"), sparsity=sparsity)
-    facts = {**about, "stages": {STAGE: {"accuracy": accuracy}}}
+    # the released code takes a step on each of both views and reports the plain one
+    views = ["prompted"] if network.prompt is None else list(VIEWS)
+    facts = {**about, "stages": {STAGE: {"accuracy": accuracy, "views": views}}}
     unknown: dict[str, Any] = dict.fromkeys(TOTALS)
     return {
         **collect(network, data, find, facts, ()),
         **unknown,
+        "protocol": "released",
         "imported": True,
         "checkpoint": about["checkpoint"],
     }
