@@ -166,6 +166,17 @@ def test_an_imported_run_is_measured_both_ways(
     assert printed["test_images"] == 360
 
 
+def test_an_imported_run_stands_in_a_report(
+    imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["report", str(imported), "--output", str(tmp_path)])
+    assert capsys.readouterr().out.startswith("1 run, figures and tables drawn: ")
+    plain = 100 * json.loads((imported / "result.json").read_text())["test_accuracy_plain"]
+    assert f"| VPNs (imported) | {plain:.2f} (1) |" in (tmp_path / "runs.md").read_text()
+    assert "| VPNs (imported) | unknown |" in (tmp_path / "tabA3.md").read_text()
+    assert not (tmp_path / "fig9.md").exists()
+
+
 def test_an_imported_run_is_exported_and_predicts(
     imported: Path, made: Checkpoint, tmp_path: Path
 ) -> None:

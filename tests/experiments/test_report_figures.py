@@ -46,6 +46,19 @@ def test_a_single_seed_has_no_deviation() -> None:
     assert panel.curves[0].points[0].std is None
 
 
+def test_imported_runs_have_a_curve_of_their_own_without_seed_or_cost() -> None:
+    unknown = dict.fromkeys(("gradient_steps", "seconds", "epochs", "forward_backward_passes"))
+    imported = {"seed": None, "imported": True, "protocol": "released", **unknown}
+    twice = [result(accuracy=a) | imported for a in (0.7, 0.74)]
+    (panel,) = exhibit(overview(""), [*twice, *grid(("VPNs",), (0.8, 0.9), (7,))]).panels
+    ours, theirs = panel.curves
+    assert (ours.label, theirs.label) == ("VPNs", "VPNs (imported)")
+    (point,) = theirs.points
+    assert (point.mean, point.seeds) == (pytest.approx(72), (None, None))
+    assert not panel.missing
+    assert not exhibit("fig9", twice).panels
+
+
 def test_points_lie_where_they_were_measured_and_belong_where_they_were_asked_for() -> None:
     cells = [result("LTH", 0.9, seed) | {"sparsity": 0.8926} for seed in (7, 9)]
     (panel,) = exhibit(overview(""), cells).panels

@@ -135,10 +135,16 @@ def _collect(
     if at_hand(data):
         data.prepare_data()
         accuracy = evaluate(network, data)
-    find = MaskFinding(network, Hydra(tie_rule="threshold"), sparsity=sparsity)
     # the released code takes a step on each of both views and reports the plain one
-    views = ["prompted"] if network.prompt is None else list(VIEWS)
-    facts = {**about, "stages": {STAGE: {"accuracy": accuracy, "views": views}}}
+    views = VIEWS if network.prompt is not None else VIEWS[:1]
+    find = MaskFinding(
+        network,
+        Hydra(tie_rule="threshold"),
+        sparsity=sparsity,
+        views=views,
+        mapping_on="pruned",
+    )
+    facts = {**about, "stages": {STAGE: {"accuracy": accuracy, "views": list(views)}}}
     unknown: dict[str, Any] = dict.fromkeys(TOTALS)
     return {
         **collect(network, data, find, facts, ()),

@@ -48,7 +48,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def _closing(report: Report, output: Path) -> str:
     """Return what to say at the end: what was drawn, what not, and where it is."""
-    lines = [f"{len(report.runs)} runs, figures and tables drawn: {len(report.drawn)}, in {output}"]
+    runs = f"{len(report.runs)} run{'' if len(report.runs) == 1 else 's'}"
+    lines = [f"{runs}, figures and tables drawn: {len(report.drawn)}, in {output}"]
     for broken in report.broken:
         lines.append(f"left out: {broken.path} {broken.reason}")
     if report.broken:

@@ -13,7 +13,7 @@ from vpns_lightning.experiments.gaps import absent_from_paper, is_asked_for, mis
 from vpns_lightning.experiments.measures import ACCURACY, SPARSITY, Axis, Measure
 from vpns_lightning.experiments.membership import paper_id
 from vpns_lightning.experiments.panels import Curve, Exhibit, Panel, Point
-from vpns_lightning.experiments.results_table import Run
+from vpns_lightning.experiments.results_table import Run, in_order
 
 
 def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
@@ -32,8 +32,10 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
     for place in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
         for axis, measures in product(definition.axes, _by_label(definition.measures)):
             chosen = _along(axis, groups[place], definition.axes)
-            if chosen:
-                panels.append(_panel(definition, place, axis, measures, chosen))
+            panel = _panel(definition, place, axis, measures, chosen) if chosen else None
+            # imported runs do not say what they cost
+            if panel is not None and (panel.curves or panel.dense):
+                panels.append(panel)
     # a small twin, or a grid of one's own, was never to be the paper's figure
     absent = absent_from_paper(definition, runs) if is_asked_for(definition, runs) else ()
     return Exhibit(definition, tuple(panels), absent)
@@ -134,14 +136,14 @@ def _point(
         places[0] if isinstance(places[0], str) else statistics.fmean(places),
         statistics.fmean(numbers),
         statistics.stdev(numbers) if len(numbers) > 1 else None,
-        tuple(sorted(run.seed for run in runs)),
+        in_order(run.seed for run in runs),
         tuple(runs),
     )
 
 
 def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
     """Return the level of the dense warm-up, where all runs of a seed had the same."""
-    values: dict[int, set[float]] = defaultdict(set)
+    values: dict[int | None, set[float]] = defaultdict(set)
     for run in runs:
         value = run.number("dense_accuracy")
         if value is not None:
@@ -150,13 +152,15 @@ def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
         return []
     numbers = [value for (value,) in values.values()]
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
-    seeds = tuple(sorted(values))
+    seeds = in_order(values)
     return [Curve("Dense, warm-up", (Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, ()),))]
 
 
-def _repeated(seeds: Iterable[int]) -> int | None:
+def _repeated(seeds: Iterable[int | None]) -> int | None:
     seen: set[int] = set()
     for seed in seeds:
+        if seed is None:
+            continue
         if seed in seen:
             return seed
         seen.add(seed)

@@ -7,7 +7,7 @@ from typing import Any
 from vpns_lightning.experiments.definitions import Definition
 from vpns_lightning.experiments.measures import Axis
 from vpns_lightning.experiments.membership import paper_id
-from vpns_lightning.experiments.results_table import Run
+from vpns_lightning.experiments.results_table import Run, in_order
 
 
 def is_asked_for(definition: Definition, runs: Sequence[Run]) -> bool:
@@ -21,16 +21,20 @@ def is_asked_for(definition: Definition, runs: Sequence[Run]) -> bool:
 def missing_cells(
     runs: Sequence[Run], line: Callable[[Run], str], axis: Axis
 ) -> tuple[list[str], int]:
-    """Return what lacks of methods x levels x seeds, one line for a method and level; and all."""
+    """Return what lacks of methods x levels x seeds, one line for a method and level; and all.
+
+    Imported runs, whose seeds nobody knows, lack nothing.
+    """
+    runs = [run for run in runs if run.seed is not None]
     labels = list(dict.fromkeys(line(run) for run in runs))
     levels = sorted({axis.group(run) for run in runs}, key=str)
-    seeds = sorted({run.seed for run in runs})
+    seeds = in_order({run.seed for run in runs})
     there = {(line(run), axis.group(run), run.seed) for run in runs}
     lines = []
     for label, level in product(labels, levels):
         lost = [seed for seed in seeds if (label, level, seed) not in there]
         if lost:
-            which = "all seeds" if lost == seeds else f"seed {', '.join(map(str, lost))}"
+            which = "all seeds" if tuple(lost) == seeds else f"seed {', '.join(map(str, lost))}"
             lines.append(f"{label}, {show_level(level, axis)}: {which}")
     return lines, len(labels) * len(levels) * len(seeds)
 

@@ -14,7 +14,7 @@ from vpns_lightning.experiments.definitions import DEFINITIONS
 from vpns_lightning.experiments.figures import styles_of
 from vpns_lightning.experiments.gaps import show_level
 from vpns_lightning.experiments.panels import Curve, Panel, Point
-from vpns_lightning.experiments.results_table import Run
+from vpns_lightning.experiments.results_table import Run, in_order
 from vpns_lightning.experiments.tables import Table, panel_table
 from vpns_lightning.files import write_text
 
@@ -68,7 +68,7 @@ def _summary(report: "Report") -> str:
         (len(runs), "finished run"),
         (len({run.grid_label for run in runs}), "method"),
         (len({run.dataset for run in runs}), "data set"),
-        (len({run.seed for run in runs}), "seed"),
+        (len({run.seed for run in runs} - {None}), "seed"),
     )
     texts = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts]
     return f"{', '.join(texts)}. Drawn by vpns_lightning {__version__} from result.json files only."
@@ -149,7 +149,7 @@ def _cells(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "level": round(100 * asked, 4),
                 "mean": round(statistics.fmean(accuracy), 4),
                 "std": round(statistics.stdev(accuracy), 4) if len(group) > 1 else None,
-                "seeds": sorted(run.seed for run in group),
+                "seeds": in_order(run.seed for run in group),
                 "steps": _mean(group, "gradient_steps"),
                 "passes": _mean(group, "forward_backward_passes"),
                 "seconds": _mean(group, "seconds"),
@@ -159,9 +159,9 @@ def _cells(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return sorted(cells, key=lambda cell: (cell["where"], cell["level"]))
 
 
-def _mean(runs: Sequence[Run], key: str) -> float:
+def _mean(runs: Sequence[Run], key: str) -> float | None:
     numbers = [value for run in runs if (value := run.number(key)) is not None]
-    return round(statistics.fmean(numbers), 2) if numbers else 0.0
+    return round(statistics.fmean(numbers), 2) if numbers else None
 
 
 def _layers(runs: Sequence[Run]) -> dict[str, float]:

@@ -17,7 +17,7 @@ class Point:
         x: Where they lie, the mean of what was measured; the level itself where it is a name.
         mean: Of the measure.
         std: Sample standard deviation over seeds; None for a single one.
-        seeds: Their seeds.
+        seeds: Their seeds; None for one that is not known.
         runs: The runs.
     """
 
@@ -25,7 +25,7 @@ class Point:
     x: Any
     mean: float
     std: float | None
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]
     runs: tuple[Run, ...] = field(repr=False)
 
 

@@ -40,8 +40,10 @@ class Run:
 
     @cached_property
     def label(self) -> str:
-        """The method, with a remark where the prompt is missing from a stage."""
+        """The method, with a remark where the prompt is missing from a stage, or imported."""
         method = str(self.facts["method"])
+        if self.facts.get("imported"):
+            return f"{method} (imported)"
         views = self.facts.get("views") or {}
         find, tune = views.get("find"), views.get("tune")
         if not self.facts.get("prompt") or self.pilot or find is None or tune is None:
@@ -95,9 +97,10 @@ class Run:
         return float(self.facts["sparsity_requested"])
 
     @property
-    def seed(self) -> int:
-        """Seed."""
-        return int(self.facts["seed"])
+    def seed(self) -> int | None:
+        """Seed, None for an imported run."""
+        seed = self.facts["seed"]
+        return None if seed is None else int(seed)
 
     @property
     def accuracy(self) -> float:
@@ -178,6 +181,11 @@ def read_result(path: Path) -> Run:
     if not math.isfinite(run.accuracy) or not 0 <= run.asked < 1:
         raise ValueError("has an accuracy or sparsity that is out of range")
     return run
+
+
+def in_order(seeds: Iterable[int | None]) -> tuple[int | None, ...]:
+    """Return seeds in ascending order, those that are not known last."""
+    return tuple(sorted(seeds, key=lambda seed: math.inf if seed is None else seed))
 
 
 def describe(value: object) -> str:

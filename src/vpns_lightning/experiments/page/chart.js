@@ -28,7 +28,7 @@ function logTicks(low, high) {
   return ticks.length > 1 ? ticks : [low, high];
 }
 
-const short = (v) => Math.abs(v) >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toPrecision(3)}k` : String(+v.toPrecision(4));
+const short = (v) => v === null ? "unknown" : Math.abs(v) >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : Math.abs(v) >= 1e4 ? `${+(v / 1e3).toPrecision(3)}k` : String(+v.toPrecision(4));
 
 const SHAPES = {
   o: "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z", s: "M-3.6,-3.6h7.2v7.2h-7.2Z",
@@ -128,7 +128,7 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
 
 function tipped(node, curve, p, decimals) {
   const number = (v) => v.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
-  const text = `${curve.label}${p.where ? `, ${p.where}` : ""}\n${number(p.mean)}${p.std === null ? "" : ` ± ${number(p.std)}`} (${p.seeds.length} seed${p.seeds.length === 1 ? "" : "s"}: ${p.seeds.join(", ")})${p.more ? `\n${p.more}` : ""}`;
+  const text = `${curve.label}${p.where ? `, ${p.where}` : ""}\n${number(p.mean)}${p.std === null ? "" : ` ± ${number(p.std)}`} (${p.seeds.length} seed${p.seeds.length === 1 ? "" : "s"}: ${p.seeds.map(seed => seed ?? "not known").join(", ")})${p.more ? `\n${p.more}` : ""}`;
   const tip = document.getElementById("tip");
   const show = (event) => {
     tip.textContent = text;

@@ -90,7 +90,7 @@ function cost() {
   const panels = [...groups].map(([where, cells]) => {
     const kept = cells.filter((c) => shows(c.dataset, c.label) && c[chosen.cost] > 0);
     const labels = [...new Set(kept.map((c) => c.label))];
-    const curves = labels.map((label) => ({ label, points: kept.filter((c) => c.label === label).map((c) => ({ ...c, x: c[chosen.cost], level: c.level, where: `${c.level} % sparsity`, more: `${short(c.steps)} steps, ${short(c.passes)} passes, ${short(c.seconds)} s` })).sort((a, b) => a.x - b.x || a.level - b.level) }));
+    const curves = labels.map((label) => ({ label, points: kept.filter((c) => c.label === label && c[chosen.cost] !== null).map((c) => ({ ...c, x: c[chosen.cost], level: c.level, where: `${c.level} % sparsity`, more: `${short(c.steps)} steps, ${short(c.passes)} passes, ${short(c.seconds)} s` })).sort((a, b) => a.x - b.x || a.level - b.level) }));
     const xs = kept.map((c) => c[chosen.cost]);
     const drawing = chart({ title: where, x: COSTS[chosen.cost], y: "test accuracy (%)", curves, colors, levels: [], log: Math.max(...xs) / Math.min(...xs) > 8 });
     return drawing ? el("div", { class: "panel" }, el("h3", {}, where), drawing) : null;
@@ -118,7 +118,7 @@ function layers() {
 function commands() {
   const kept = data.runs.filter((r) => shows(r.dataset, r.label));
   return [el("p", { class: "soft" }, `${kept.length} of ${data.runs.length} runs are selected above. The words of each command are those it was started with.`),
-    el("details", {}, el("summary", {}, `${kept.length} commands`), ...kept.map((r) => el("div", {}, el("p", {}, el("strong", {}, `${r.label}, ${r.dataset}, ${r.level} %, seed ${r.seed}: `), `${r.accuracy.toFixed(2)} % `, el("span", { class: "soft" }, r.path)), el("pre", {}, r.command || "unknown"))))];
+    el("details", {}, el("summary", {}, `${kept.length} commands`), ...kept.map((r) => el("div", {}, el("p", {}, el("strong", {}, `${r.label}, ${r.dataset}, ${r.level} %, seed ${r.seed ?? "not known"}: `), `${r.accuracy.toFixed(2)} % `, el("span", { class: "soft" }, r.path)), el("pre", {}, r.command || "unknown"))))];
 }
 
 function lacking() {
