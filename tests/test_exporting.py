@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vpns_lightning import exporting
+from vpns_lightning import export_formats, exporting
 from vpns_lightning.errors import UserError
 from vpns_lightning.exporting import export
 from vpns_lightning.network import (
@@ -300,7 +300,7 @@ def test_an_onnx_that_could_not_be_checked_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        exporting, "find_spec", lambda name: None if name == "onnxruntime" else object()
+        export_formats, "find_spec", lambda name: None if name == "onnxruntime" else object()
     )
     with pytest.raises(UserError, match=r'onnxruntime.*pip install "vpns-lightning\[export\]"'):
         export(finished(), tmp_path / "net.onnx")

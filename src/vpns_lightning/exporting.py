@@ -2,49 +2,31 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.export import Dim, ExportedProgram
 
 from vpns_lightning._version import __version__
-from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.errors import UserError
+from vpns_lightning.export_formats import BACKBONE_ONLY, FORMATS, Writer, writer_of
 from vpns_lightning.files import whole_file
 from vpns_lightning.network import ExpansivePrompt, PromptedClassifier
 from vpns_lightning.network.accounting import network_report
-from vpns_lightning.network.backbones import build_backbone, classifier_names
-from vpns_lightning.network.cuts import slice_layer
 from vpns_lightning.sparsity import (
     get_masks,
     masked_layers,
-    pack,
     unbake,
     unmask_layers,
-    unpack,
 )
 
 BATCHES = (1, 2, 5)
 TOLERANCE = 1e-4  # of the largest logit
 SIZE_WITHOUT_PROMPT = 224  # px
-
-
-class _Exported(NamedTuple):
-    """What was read back: images (N, 3, i, i) to logits (N, C), and all tensors of the file."""
-
-    answer: Callable[[Tensor], Tensor]
-    tensors: list[Tensor]
-
-
-# of a network without masks: images (2, 3, i, i), what is known of it, and where to write
-_Writer = Callable[[PromptedClassifier, Tensor, dict[str, str], Path], _Exported]
+_NOT_WRITTEN = "nothing was written: try another format and please report it with the config"
 
 
 def export(
@@ -83,7 +65,7 @@ def export(
         RuntimeError: The file would answer otherwise than the network.
     """
     path = Path(path)
-    write = _writer_of(path, compact=compact)
+    write = writer_of(path, compact=compact)
     _check_finished(network)
     size = _input_size_of(network, input_size)
     with torch.no_grad(), whole_file(path) as temporary:
@@ -91,14 +73,14 @@ def export(
     return path
 
 
-def _write_checked(network: PromptedClassifier, write: _Writer, size: int, file: Path) -> None:
+def _write_checked(network: PromptedClassifier, write: Writer, size: int, file: Path) -> None:
     """Write ``file`` from a copy of the network and compare what it reads back; size in px."""
     frozen = deepcopy(network).cpu().float().eval().requires_grad_(False)
     unbake(frozen.backbone)
     images = torch.rand(max(BATCHES), 3, size, size, generator=torch.Generator().manual_seed(0))
     with _refusing(f"images of {size} px cannot be shown to {frozen.backbone_name}"):
         expected = {n: frozen(images[:n]) for n in BATCHES}
-    if write in _BACKBONE_ONLY and not frozen.mapping.sliced:
+    if write in BACKBONE_ONLY and not frozen.mapping.sliced:
         frozen._slice_head()
     masks, facts = get_masks(frozen.backbone), _facts(frozen, size)
     # torch.export would warn of channels-last weights, and safetensors refuse them
@@ -109,23 +91,6 @@ def _write_checked(network: PromptedClassifier, write: _Writer, size: int, file:
         answers = {n: exported.answer(images[:n]) for n in BATCHES}
     _check_answers(expected, answers)
     _check_zeros(masks, exported.tensors)
-
-
-def _writer_of(path: Path, *, compact: bool) -> _Writer:
-    if path.suffix not in FORMATS:
-        raise UserError(
-            f"a network is exported as one of {', '.join(FORMATS)}, got {path.name!r}"
-            f"{nearest(path.suffix, FORMATS)}: end the file name in one of these"
-        )
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if path.suffix == ".onnx" and missing:
-        raise UserError(
-            f"{path.suffix} needs {', '.join(missing)} to be written and checked: "
-            'pip install "vpns-lightning[export]", or export as .pt2'
-        )
-    if compact and path.suffix != ".safetensors":
-        raise UserError(f"only a .safetensors file can be compact, got {path.name!r}")
-    return _write_compact if compact else FORMATS[path.suffix]
 
 
 def _check_finished(network: PromptedClassifier) -> None:
@@ -184,70 +149,6 @@ def _refusing(problem: str) -> Iterator[None]:
         ) from error
 
 
-def _write_safetensors(
-    network: PromptedClassifier,
-    images: Tensor,
-    facts: dict[str, str],
-    file: Path,
-    *,
-    compact: bool = False,
-) -> _Exported:
-    state = {k: v.clone() for k, v in network.backbone.state_dict().items()}  # some may be shared
-    plain = deepcopy(network.backbone)
-    if network.backbone_name in classifier_names():
-        with torch.random.fork_rng(devices=[]):
-            plain = build_backbone(network.backbone_name, None, network.num_classes)
-        for name, cut in network.cuts.layers().items():
-            slice_layer(plain, name, cut)
-    for name, value in plain.state_dict().items():
-        if name not in state and name.endswith(".bias"):  # by drop_conv_bias; loading is strict
-            state[name] = torch.zeros_like(value)
-    layout = {"format": "pt", "layout": "compact" if compact else "plain"}
-    save_file(pack(state) if compact else state, file, metadata=layout | facts)
-    stored = unpack(load_file(file))
-    plain.load_state_dict(stored)
-    network.backbone = plain.eval()
-    return _Exported(network.source_logits, list(stored.values()))
-
-
-_write_compact = partial(_write_safetensors, compact=True)
-
-
-def _trace(network: PromptedClassifier, images: Tensor) -> ExportedProgram:
-    return torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch")},))
-
-
-def _write_pt2(
-    network: PromptedClassifier, images: Tensor, facts: dict[str, str], file: Path
-) -> _Exported:
-    # opened here: torch.export warns of any name that does not end in .pt2
-    with file.open("wb") as target:
-        program = _trace(network, images)
-        torch.export.save(program, target, extra_files={"vpns.json": json.dumps(facts)})
-    with file.open("rb") as source:
-        program = torch.export.load(source)
-    return _Exported(program.module(), list(program.state_dict.values()))
-
-
-def _write_onnx(
-    network: PromptedClassifier, images: Tensor, facts: dict[str, str], file: Path
-) -> _Exported:
-    import onnx
-    import onnxruntime
-
-    traced, given, got = _trace(network, images), ["images"], ["logits"]
-    program = torch.onnx.export(traced, input_names=given, output_names=got, verbose=False)
-    assert program is not None
-    program.model.metadata_props.update(facts)
-    program.save(file, external_data=False)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    stored = [onnx.numpy_helper.to_array(each) for each in onnx.load(file).graph.initializer]
-    return _Exported(
-        lambda batch: torch.from_numpy(session.run(got, {"images": batch.numpy()})[0]),
-        [torch.from_numpy(array.copy()) for array in stored],
-    )
-
-
 def _check_answers(expected: Mapping[int, Tensor], answers: Mapping[int, Tensor]) -> None:
     for count, logits in expected.items():
         difference = float((answers[count] - logits).abs().max())
@@ -278,11 +179,3 @@ def _zeros_by_size(tensors: Iterable[Tensor]) -> Counter[int]:
     for tensor in tensors:
         zeros[tensor.numel()] += tensor.numel() - int(tensor.count_nonzero())
     return zeros
-
-
-FORMATS = {".safetensors": _write_safetensors, ".pt2": _write_pt2, ".onnx": _write_onnx}
-_NOT_WRITTEN = "nothing was written: try another format and please report it with the config"
-_BACKBONE_ONLY = (
-    _write_safetensors,
-    _write_compact,
-)  # no mapping in the file, so the head's rows follow it

@@ -10,7 +10,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from vpns_lightning.callbacks import (
     AtomicCheckpointIO,
@@ -32,9 +31,10 @@ from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV, end_stage, for_stage
 from vpns_lightning.machine import as_list, check_run, quiet_lightning, tune_ddp
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.processes import is_first_process
+from vpns_lightning.processes import is_first_process, say
 from vpns_lightning.results import collect, stage_summary
 from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.settings import outline
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
 from vpns_lightning.summary import draw_summary, print_table
 
@@ -83,7 +83,7 @@ def fit_stages(
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
-            run.keep_config(config or _describe(network, data, stages, seed))
+            run.keep_config(config or outline(network, data, stages, seed))
         done = run.read_result()
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
@@ -91,12 +91,6 @@ def fit_stages(
         stop = StopRequest()
         held.enter_context(stop.listening())
         return _Run(run, network, data, machine, seed, stop).through(stages, find)
-
-
-@rank_zero_only
-def say(line: str) -> None:
-    """Print a line on the first process."""
-    print(line, flush=True)
 
 
 class _Run:
@@ -254,25 +248,3 @@ class _Forget(pl.Callback):
         assert isinstance(pl_module, Stage)
         for logger in self.loggers:
             logger.forget(pl_module.stage, trainer.current_epoch)
-
-
-def _describe(
-    network: PromptedClassifier, data: ImageData, stages: Sequence[Stage], seed: int
-) -> dict[str, Any]:
-    """Return a short config of a run that was not started from one."""
-    described: dict[str, Any] = {
-        "seed_everything": seed,
-        "network": {
-            "backbone": network.backbone_name,
-            "weights": network.weights_name,
-            "prompt": type(network.prompt).__name__ if network.prompt else None,
-            "mapping": type(network.mapping).__name__,
-        },
-        "data": {"class_path": data.name, "input_size": data.input_size},
-    }
-    for stage in stages:
-        about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
-        if isinstance(stage, MaskFinding):
-            about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
-        described[stage.stage] = about
-    return described

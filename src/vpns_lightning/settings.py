@@ -1,12 +1,12 @@
 """The settings of a run that decide with which other runs it may be compared."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.stages import MaskFinding
-from vpns_lightning.stages.base import VIEWS
+from vpns_lightning.stages import VIEWS, MaskFinding, Stage
 
 Stages = dict[str, dict[str, Any]]
 
@@ -81,3 +81,32 @@ def headline(stages: Stages) -> str:
     trained = [facts for facts in stages.values() if facts.get("gradient_steps") != 0]
     views = (trained[-1].get("views") or ()) if trained else ()
     return "test_accuracy_plain" if views and views[-1] == "plain" else "test_accuracy"
+
+
+def outline(
+    network: PromptedClassifier, data: ImageData, stages: Sequence[Stage], seed: int
+) -> dict[str, Any]:
+    """Return a short config of a run that was not started from one.
+
+    Args:
+        network: The network.
+        data: Its data.
+        stages: Its stages, in order.
+        seed: Of everything random.
+    """
+    described: dict[str, Any] = {
+        "seed_everything": seed,
+        "network": {
+            "backbone": network.backbone_name,
+            "weights": network.weights_name,
+            "prompt": type(network.prompt).__name__ if network.prompt else None,
+            "mapping": type(network.mapping).__name__,
+        },
+        "data": {"class_path": data.name, "input_size": data.input_size},
+    }
+    for stage in stages:
+        about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
+        if isinstance(stage, MaskFinding):
+            about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
+        described[stage.stage] = about
+    return described

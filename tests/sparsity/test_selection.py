@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reference.selection import keep_by_sorting
 from vpns_lightning.errors import UserError
-from vpns_lightning.sparsity import keep_highest, prune_count, select, topk
+from vpns_lightning.sparsity import host_search, keep_highest, prune_count, select
 
 SHAPES = [(3,), (4, 5), (2, 3, 3, 3), (1,), (7, 2), (5, 4, 1, 1)]
 
@@ -205,14 +205,14 @@ def test_a_sparsity_that_is_no_fraction_is_refused(bad: object) -> None:
 def wide_scores(kind: str) -> Tensor:
     """Return more scores than are searched without a sample, in several blocks."""
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(topk.SAMPLED_FROM + 70_001, generator=generator)
+    scores = torch.randn(host_search.SAMPLED_FROM + 70_001, generator=generator)
     if kind == "half zeros":
         scores[torch.rand(len(scores), generator=generator) < 0.5] = 0
     if kind == "few values":
         scores = (scores * 3).round() / 3
     if kind == "a sample that misleads":
-        for index, block in enumerate(scores.split(topk.BLOCK)):
-            block[index % 7 :: topk.STRIDE] *= 1e-3
+        for index, block in enumerate(scores.split(host_search.BLOCK)):
+            block[index % 7 :: host_search.STRIDE] *= 1e-3
     return scores
 
 
@@ -235,8 +235,10 @@ def test_a_sampled_selection_equals_a_sort(kind: str, absolute: bool) -> None:
 
 def test_a_sample_that_misleads_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     searched = []
-    search = topk._search
-    monkeypatch.setattr(topk, "_search", lambda *args: searched.append(args[4:]) or search(*args))
+    search = host_search._search
+    monkeypatch.setattr(
+        host_search, "_search", lambda *args: searched.append(args[4:]) or search(*args)
+    )
     scores = wide_scores("a sample that misleads")
     keep_highest([scores], len(scores) // 2, [torch.empty_like(scores, dtype=torch.bool)])
     keep_highest([scores.abs()], len(scores) // 2, [torch.empty_like(scores, dtype=torch.bool)])

@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from vpns_lightning.errors import UserError
-from vpns_lightning.stages.base import log_interval
+from vpns_lightning.stages.steps import log_interval
 
 
 def check_precision(precision: object) -> None:

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from vpns_lightning.stages import Stage
-from vpns_lightning.stages.base import log_interval
+from vpns_lightning.stages.steps import log_interval
 
 SHOWN = ("loss", "train_acc", "acc", "acc_plain", "sparsity", "mask_churn")
 

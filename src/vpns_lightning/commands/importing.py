@@ -27,8 +27,7 @@ from vpns_lightning.results import TOTALS, collect
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.settings import at_hand
 from vpns_lightning.sparsity import check_sparsity, sparsity_report
-from vpns_lightning.stages import MaskFinding
-from vpns_lightning.stages.base import VIEWS
+from vpns_lightning.stages import VIEWS, MaskFinding
 
 STAGE = "imported"
 

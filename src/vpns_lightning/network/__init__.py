@@ -14,14 +14,13 @@ from vpns_lightning.network.mappings import (
     RandomMapping,
     greedy_assignment,
 )
+from vpns_lightning.network.prompt import Prompt, pad_to_canvas
 from vpns_lightning.network.prompts import (
     ExpansivePrompt,
     FixPrompt,
     LowRankPrompt,
     PadPrompt,
-    Prompt,
     RandomPrompt,
-    pad_to_canvas,
 )
 
 __all__ = [

@@ -11,7 +11,7 @@ from vpns_lightning.errors import UserError
 from vpns_lightning.network.backbones import build_backbone, head_of, num_outputs
 from vpns_lightning.network.cuts import Cuts, stored_cuts
 from vpns_lightning.network.mappings import FrequencyMapping, LabelMapping, LinearHead
-from vpns_lightning.network.prompts import Prompt, pad_to_canvas
+from vpns_lightning.network.prompt import Prompt, pad_to_canvas
 from vpns_lightning.network.reach import leave_bypassed_layers_dense
 from vpns_lightning.sparsity import mask_layers, masked_layers, replace_module
 

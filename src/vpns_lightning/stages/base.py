@@ -1,6 +1,5 @@
 """What both stages share: the loss, the schedule, the metrics, exact seeds and the NaN guard."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,26 +14,15 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vpns_lightning._version import __version__
-from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, BuildOptimizer
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
+from vpns_lightning.stages.steps import check_views, derive_seed, log_interval
 
-VIEWS = ("prompted", "plain")
 BuildScheduler = Callable[[Optimizer], LRScheduler]
 CHECKPOINT_SCHEMA = 1
-
-
-def derive_seed(*parts: object) -> int:
-    """Return a 63-bit seed that is a pure function of ``parts``."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def log_interval(trainer: pl.Trainer) -> int:
-    """Return how many steps lie between two log points, at least 1."""
-    return max(int(getattr(trainer, "log_every_n_steps", 1)), 1)
 
 
 class Stage(pl.LightningModule, ABC):
@@ -77,7 +65,7 @@ class Stage(pl.LightningModule, ABC):
         prompt_lr: float | None,
     ) -> None:
         super().__init__()
-        _check_views(views, unaugmented)
+        check_views(views, unaugmented)
         if epochs < 0:
             raise UserError(f"epochs must be >= 0, got {epochs}")
         self.automatic_optimization = False
@@ -282,11 +270,3 @@ class Stage(pl.LightningModule, ABC):
         if self.prompt_lr is None:
             return groups
         return [g | ({"lr": self.prompt_lr} if g["name"] == "prompt" else {}) for g in groups]
-
-
-def _check_views(views: Sequence[str], unaugmented: Sequence[str]) -> None:
-    for view in [*views, *unaugmented]:
-        if view not in VIEWS:
-            raise UserError(f"view {view!r} is not one of {', '.join(VIEWS)}{nearest(view, VIEWS)}")
-    if not views or len(set(views)) != len(views):
-        raise UserError(f"views must name each view at most once and at least one, got {views}")

@@ -1,0 +1,34 @@
+"""What a step of training looks at, what it draws from, and when it is logged."""
+
+import hashlib
+from collections.abc import Sequence
+
+import lightning.pytorch as pl
+
+from vpns_lightning.errors import UserError, nearest
+
+VIEWS = ("prompted", "plain")
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a 63-bit seed that is a pure function of ``parts``."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def log_interval(trainer: pl.Trainer) -> int:
+    """Return how many steps lie between two log points, at least 1."""
+    return max(int(getattr(trainer, "log_every_n_steps", 1)), 1)
+
+
+def check_views(views: Sequence[str], unaugmented: Sequence[str]) -> None:
+    """Refuse views that a step cannot be taken on.
+
+    Raises:
+        UserError: A view is unknown, repeated, or missing.
+    """
+    for view in [*views, *unaugmented]:
+        if view not in VIEWS:
+            raise UserError(f"view {view!r} is not one of {', '.join(VIEWS)}{nearest(view, VIEWS)}")
+    if not views or len(set(views)) != len(views):
+        raise UserError(f"views must name each view at most once and at least one, got {views}")
