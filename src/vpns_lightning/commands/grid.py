@@ -115,9 +115,7 @@ def resolver() -> Resolve:
 def _cells(options: argparse.Namespace, plugins: Sequence[str]) -> list[Cell]:
     grid = read_grid(options.file)
     if options.runs is not None:
-        grid = replace(grid, runs=options.runs)
-    for sparsity in grid.sparsities:
-        check_sparsity(sparsity)
+        grid = replace(grid, runs=options.runs.expanduser())
     return expand(grid, resolver(), _changes(options.set), plugins)
 
 
