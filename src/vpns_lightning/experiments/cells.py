@@ -27,6 +27,7 @@ WARMUP_TRAINER_KEYS = (
     *("sync_batchnorm", "plugins", "callbacks"),
 )
 
+LONGEST = 255  # bytes that a folder's name may have
 MASKS = "--find.pruner.init_args.path"  # option that names the masks to tune
 # config keys that a grid sets in every cell, and where their values come from
 OF_THE_GRID = {
@@ -201,7 +202,8 @@ def _cell(
         arguments.append(f"{MASKS}={needs}")
         config["find"]["pruner"]["init_args"]["path"] = str(needs)
     digest = config_hash(config)
-    name = "_".join([*_name_parts(point, config), level(sparsity), f"seed{seed}", digest])
+    tail = f"_{level(sparsity)}_seed{seed}_{digest}"
+    name = "_".join(_name_parts(point, config))[: LONGEST - len(tail)] + tail
     folder = grid.runs / name
     config["trainer"]["default_root_dir"] = str(folder)
     labels = {"data": point.data, "backbone": point.backbone, **point.axes}

@@ -126,7 +126,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, of which YAML would silently keep the last."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:  # as PyYAML has them
-        node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]  # PyYAML's
+        node = super().compose_mapping_node(anchor)
         given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in given:
             if given.count(key) > 1:
@@ -158,10 +158,6 @@ def _method(path: Path, name: str, given: object) -> Method:
             keys.update(_flat_keys(item))
         else:
             raise UserError(f"{path}: {key} must list config files and keys, got {item!r}")
-    own = {
-        "sparsities": _sparsities(path, f"{key}.sparsities", options.get("sparsities")),
-        "seeds": _seeds(path, f"{key}.seeds", options.get("seeds")),
-    }
     source = options.get("masks_of")
     if source is not None and (
         not isinstance(source, Mapping) or set(source) != {"grid", "method"}
@@ -171,8 +167,8 @@ def _method(path: Path, name: str, given: object) -> Method:
         name=str(name),
         configs=tuple(configs),
         keys=keys,
-        sparsities=own["sparsities"] or None,
-        seeds=own["seeds"] or None,
+        sparsities=_sparsities(path, f"{key}.sparsities", options.get("sparsities")) or None,
+        seeds=_seeds(path, f"{key}.seeds", options.get("seeds")) or None,
         masks_of=None if source is None else (str(source["grid"]), str(source["method"])),
     )
 
