@@ -113,6 +113,15 @@ def test_wrong_input_is_one_line_that_names_the_remedy(
     assert not (tmp_path / "run" / "find").exists()
 
 
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_that_numpy_does_not_take_is_one_line(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, seed: str
+) -> None:
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    said = refusal(capsys, "fit", f"--config={config}", root, f"--seed_everything={seed}")
+    assert f"seed_everything must be from 0 to 4294967295, got {seed}" in said
+
+
 @pytest.mark.parametrize("sparsity", ["1", "1.0", "1.2", "-0.1", "nan", "inf", "2", "true", "half"])
 def test_sparsity_outside_its_range_is_refused(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sparsity: str

@@ -52,10 +52,19 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
     Args:
         path: The lock file.
         wait: Wait for it.
+
+    Raises:
+        UserError: The file cannot be opened for writing.
     """
     import fcntl  # POSIX only, like everything that runs on a cluster
 
-    with path.open("w") as file:
+    try:
+        opened = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be opened ({error.strerror}): choose a folder that can be written"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -4,7 +4,7 @@ The plan is the folder's ``plan.json`` or the variable ``FAKE_PLAN``: JSON, a pa
 name (or ``*``) to a list with one action for each attempt; the last one repeats. ``ok`` finishes,
 ``crash`` prints and ends with 1, ``wrong`` with 2, ``kill`` by SIGKILL, ``nothing`` with 0 and no
 result, ``wait`` finishes when the file ``go`` appears beside the run folders. SIGTERM leaves
-``saved`` and ends with 143.
+``saved`` and ends with 143; ``deaf`` waits and ignores it.
 """
 
 import json
@@ -29,8 +29,10 @@ def main() -> None:
     key = next((key for key in plan if key != "*" and key in folder.name), "*")
     actions = plan.get(key, ["ok"])
     action = actions[min(attempt, len(actions) - 1)]
+    if action == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print(f"attempt {attempt}: {action}", flush=True)
-    if action == "wait":
+    if action in {"wait", "deaf"}:
         while not (folder.parent / "go").exists():
             time.sleep(0.02)
     elif action == "kill":

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,14 @@ def test_a_wrong_config_is_said_with_file_cell_and_key(tmp_path: Path) -> None:
         ({"seeds": [7, 7]}, "seeds names a value twice"),
         ({"seeds": [7.5]}, "seeds must be whole numbers"),
         ({"axes": {"tune.epochs": 3}}, "axes.tune.epochs must be a list"),
+        ({"base": 3}, "base must name config files, got 3"),
+        ({"base": {"a": "b.yaml"}}, "base must name config files"),
+        ({"data": {"a": 3}}, "data.a must name config files, got 3"),
+        ({"data": ["a/x.yaml", "b/x.yaml"]}, "data names two files 'x'"),
+        ({"sparsities": [1.5]}, "sparsities: sparsity must be a number in [0, 1), got 1.5"),
+        ({"methods": {"A": {"sparsities": [1.5]}}}, "methods.A.sparsities: sparsity must be"),
+        ({"seeds": [-1]}, "seeds must be from 0 to 4294967295, got -1"),
+        ({"methods": {"A": {"seeds": [2**32]}}}, "methods.A.seeds must be from 0 to"),
     ],
 )
 def test_a_wrong_grid_file_is_refused_in_one_line(
@@ -187,6 +196,70 @@ def test_a_missing_grid_file_and_one_that_is_no_yaml_are_refused(tmp_path: Path)
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(UserError, match="is no YAML"):
         read_grid(tmp_path / "bad.yaml")
+
+
+def test_a_key_given_twice_is_refused_and_no_method_is_lost(tmp_path: Path) -> None:
+    path = write_grid(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("  A: []\n", "  A: []\n  A:\n  - b.yaml\n"))
+    with pytest.raises(UserError, match=r"grid\.yaml is no YAML: the key 'A' is given twice"):
+        read_grid(path)
+    # an anchor that is used again is no second key
+    anchored = (
+        "  A: &a\n  - find.epochs: 2\n  C: *a\n  D:\n  - {<<: {find.epochs: 2}, find.epochs: 3}\n"
+    )
+    path.write_text(text.replace("  A: []\n", anchored))
+    methods = {method.name: method.keys for method in read_grid(path).methods}
+    assert (methods["A"], methods["C"]) == ({"find.epochs": 2}, {"find.epochs": 2})
+    assert methods["D"] == {"find.epochs": 3}
+
+
+@pytest.mark.parametrize("key", ["find.sparsity", "seed_everything", "trainer.default_root_dir"])
+def test_keys_that_a_grid_sets_itself_are_not_silently_overruled(tmp_path: Path, key: str) -> None:
+    for changes in (
+        {"overrides": {key: 0.5}},
+        {"axes": {key: [0.5]}},
+        {"methods": {"A": [{key: 0.5}]}},
+    ):
+        with pytest.raises(UserError, match=rf"grid\.yaml: \w+.*: {key} is set by the grid: use '"):
+            cells_of(tmp_path, **changes)
+    with pytest.raises(UserError, match=f"--set: {key} is set by the grid"):
+        expand(read_grid(write_grid(tmp_path)), resolve, {key: 0.5})
+
+
+def test_a_run_is_asked_for_the_very_sparsity_of_its_cell(tmp_path: Path) -> None:
+    sparsity = 1 - 0.8**10
+    (cell,) = cells_of(tmp_path, sparsities=[sparsity], seeds=[7], methods={"A": []})
+    (given,) = [a for a in cell.arguments if a.startswith("--find.sparsity=")]
+    assert float(given.partition("=")[2]) == cell.config["find"]["sparsity"] == sparsity
+
+
+def test_a_date_is_the_text_that_was_written(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, overrides={"network.weights": date(2024, 1, 31)})
+    assert cells[0].config["network"]["weights"] == '"2024-01-31"'
+
+
+def test_masks_that_cannot_be_chosen_are_refused(tmp_path: Path) -> None:
+    own = {"A": {"masks_of": {"grid": str(tmp_path / "grid.yaml"), "method": "A"}}}
+    with pytest.raises(UserError, match="masks_of leads back to this file"):
+        cells_of(tmp_path, methods=own)
+    (tmp_path / "source").mkdir()
+    axes = {"tune.epochs": [1, 2], "find.epochs": [1, 2]}
+    source = write_grid(tmp_path / "source", methods={"A": []}, axes=axes)
+    moved = {"A moved": {"masks_of": {"grid": str(source), "method": "A"}}}
+    with pytest.raises(UserError, match=r"more than one cell of 'A' with sparsity 0\.5 and seed 7"):
+        cells_of(tmp_path, methods=moved)
+
+    def refusing(options: Sequence[str]) -> dict[str, Any]:
+        if any(option.startswith("--find.pruner.init_args.path=") for option in options):
+            raise UserError("find.pruner: OMP has no option 'path'")
+        return resolve(options)
+
+    write_grid(tmp_path / "source", methods={"A": []})
+    with pytest.raises(
+        UserError, match=r"method 'A moved': find\.pruner: OMP has no option 'path'"
+    ):
+        expand(read_grid(write_grid(tmp_path, methods=moved)), refusing)
 
 
 def test_labels_become_plain_folder_names() -> None:

@@ -91,6 +91,34 @@ def test_keys_set_on_the_command_line_reach_every_cell(folder: Path) -> None:
     assert {json.loads(text)["method"] for text in told} == {"VPNs", "OMP"}
 
 
+def test_a_plan_shows_whole_names_and_damaged_results(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    file = write(folder, name="fig0 [/draft]", methods={"m" * 300: [], "n" * 80: []}, runs="runs")
+    cli.main(["grid", file])
+    names = [path.parent.name for path in folder.glob("runs/*/result.json")]
+    assert {len(name) for name in names} == {255, 7 + 80 + 21}
+    (folder / "runs" / names[0] / "result.json").write_text("")
+    capsys.readouterr()
+    cli.main(["grid", file, "--dry-run"])
+    plan = capsys.readouterr().out
+    assert "fig0 [/draft]: 2 cells" in plan
+    assert all(name in plan for name in names)
+    assert "gradient steps" in plan
+    assert "2 cells, 1 done" in plan
+    assert "damaged" in plan
+
+
+def test_the_home_folder_is_found_wherever_runs_is_given(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    cli.main(["grid", write(folder), "--runs=~/runs"])
+    assert len(list(folder.glob("home/runs/*/result.json"))) == 2
+    assert not (folder / "~").exists()
+
+
 def test_wrong_input_is_refused_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,33 @@ def test_a_grid_can_be_asked_for_by_its_name(tmp_path: Path) -> None:
     assert [drawn.definition.id for drawn in report.drawn] == ["mine"]
 
 
+def test_no_grid_s_name_takes_the_place_of_another_or_of_a_part_of_the_page(tmp_path: Path) -> None:
+    for name in ("a b", "a-b", "cost", "runs", ""):
+        write(tmp_path / "runs", *grid(("VPNs", "OMP"), (0.5, 0.9), (7,), grid=name))
+    report = make_report([tmp_path / "runs"], tmp_path / "report")
+    own = [drawn for drawn in report.drawn if drawn.definition.grid is not None]
+    names = [drawn.definition.file for drawn in own]
+    assert names == ["runs", "a-b", "a-b-2", "cost-2", "runs-2"]
+    assert all((tmp_path / "report" / f"{name}.svg").is_file() for name in names)
+    # each of its own grid alone
+    for drawn in own:
+        assert drawn.exhibit
+        points = [p for panel in drawn.exhibit.panels for c in panel.curves for p in c.points]
+        assert {run.grid for p in points for run in p.runs} == {drawn.definition.grid}
+    page = (tmp_path / "report" / "index.html").read_text()
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert [e["id"] for e in data["exhibits"]][:5] == names
+
+
+def test_what_is_said_below_a_figure_fits_on_it(tmp_path: Path) -> None:
+    write(tmp_path / "runs", result("VPNs", 0.5))
+    make_report([tmp_path / "runs"], tmp_path / "report", only=["fig4"])
+    svg = (tmp_path / "report" / "fig4.svg").read_text()
+    lines = re.findall(r">([^<]*(?:standard deviation|95\s%)[^<]*)</", svg)
+    assert len(lines) == 2
+    assert max(map(len, lines)) < 95
+
+
 def test_a_grid_s_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     for facts in grid():
         write(tmp_path / "runs", facts)

@@ -45,6 +45,18 @@ def test_results_are_found_at_any_depth_and_others_are_named(tmp_path: Path) -> 
         "sparsity": json.dumps(result() | {"sparsity_requested": 1.5}),
         "accuracy": json.dumps(result() | {"test_accuracy": None}),
         "headline": json.dumps(result() | {"headline": "best_accuracy"}),
+        "schema": json.dumps(result() | {"schema": "2"}),
+        "seconds": json.dumps(result() | {"seconds": float("inf")}),
+        "dense": json.dumps(result() | {"dense_accuracy": float("nan")}),
+        "measured": json.dumps(result() | {"sparsity": float("nan")}),
+        "asked": json.dumps(result() | {"sparsity_requested": None}),
+        "no stages": json.dumps(result() | {"stages": None}),
+        "layers": json.dumps(result() | {"sparsity_per_layer": {"fc": None}}),
+        "axes": json.dumps(result() | {"grid": {"name": "fig4", "axes": ["data"]}}),
+        "data": json.dumps(result() | {"dataset": []}),
+        "judged": json.dumps(result() | {"headline": ["test_accuracy"]}),
+        "classes": json.dumps(result() | {"classes": [10]}),
+        "deep": "[" * 100_000,
         "binary": None,
     }
     for name, text in bad.items():
@@ -69,6 +81,19 @@ def test_a_folder_that_is_absent_or_without_results_is_refused(tmp_path: Path) -
 def test_the_same_folder_given_twice_counts_once(tmp_path: Path) -> None:
     write(tmp_path, result())
     assert len(read_results([tmp_path, tmp_path])[0]) == 1
+
+
+def test_a_file_reached_by_several_ways_counts_once_and_links_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "scratch", *grid(seeds=(7,)))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "fig4").symlink_to(tmp_path / "scratch")
+    (tmp_path / "scratch" / "loop").symlink_to(tmp_path / "scratch")
+    monkeypatch.chdir(tmp_path)
+    runs, broken = read_results([Path("runs"), tmp_path / "runs", Path("scratch")])
+    assert (len(runs), broken) == (12, [])
+    assert {run.path.parts[:2] for run in runs} == {("runs", "fig4")}
 
 
 def test_what_an_older_result_does_not_say_is_unknown() -> None:

@@ -101,6 +101,21 @@ def test_markdown_is_a_table_that_keeps_its_columns() -> None:
     )
 
 
+def test_dense_networks_alone_have_their_accuracy_in_the_table() -> None:
+    runs = [result("Dense", seed=seed, accuracy=0.9) for seed in (7, 9)]
+    table = table_of(*runs)
+    assert table.columns == ("method", "0 %")
+    assert body(table) == {"Dense": ["90.00 ± 0.00 (2)"]}
+
+
+def test_a_row_of_latex_begins_with_its_own_name() -> None:
+    rows = tuple((Cell(name), Cell("1")) for name in ("[mine]", "*", "a|b"))
+    text = to_latex(Table("t", ("method", "50 %"), rows))
+    assert r"{[}mine] & 1 \\" in text
+    assert r"{*} & 1 \\" in text
+    assert r"a\textbar{}b & 1 \\" in text
+
+
 def test_latex_escapes_what_it_would_read_as_commands() -> None:
     assert escape(r"90 % & a_b #1 $x {y} ~ ^ \z < > ±") == (
         r"90 \% \& a\_b \#1 \$x \{y\} \textasciitilde{} \textasciicircum{} "
@@ -181,6 +196,9 @@ def test_hyperparameters_follow_the_folder_that_is_given(tmp_path: Path) -> None
         ["OMP", "find", "none"],
         ["OMP", "tune", "5"],
     ]
+    (tmp_path / "pruner" / "omp.yaml").write_text("find: OMP\n")
+    with pytest.raises(UserError, match=r"omp\.yaml: find must be a mapping, got 'OMP'"):
+        hyperparameter_table(tmp_path)
     (tmp_path / "pruner" / "omp.yaml").write_text("{")
     with pytest.raises(UserError, match=r"omp\.yaml is no YAML"):
         hyperparameter_table(tmp_path)

@@ -144,6 +144,71 @@ def test_a_stop_saves_what_runs_keeps_what_is_done_and_the_same_command_goes_on(
     assert (starts(done.cell.folder), starts(stopped.cell.folder)) == (1, 2)
 
 
+def test_a_second_signal_kills_what_is_still_saving(start: Callable[..., GridRun]) -> None:
+    stop = Stop()
+    grid = start({"*": ["deaf"]}, stop=stop)
+
+    def ask_twice() -> None:
+        wait_for(
+            lambda: all(p.log.is_file() and "deaf" in p.log.read_text() for p in grid.progress)
+        )
+        stop.handle(signal.SIGINT, None)
+        time.sleep(1.5)  # it is told once, and waits for the runs
+        stop.handle(signal.SIGINT, None)
+
+    asker = threading.Thread(target=ask_twice)
+    asker.start()
+    begun = time.monotonic()
+    grid.run()
+    asker.join()
+    assert time.monotonic() - begun < 30
+    assert [each.state for each in grid.progress] == ["stopped", "stopped"]
+    pids = [int((p.cell.folder / "starts").read_text().split()[0]) for p in grid.progress]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("damage", ["result", "list", "config", "log", "lock", "file"])
+def test_a_cell_with_a_damaged_folder_fails_alone(
+    start: Callable[..., GridRun], tmp_path: Path, damage: str
+) -> None:
+    grid = start({})
+    folder = grid.cells[0].folder
+    folder.mkdir(parents=True)
+    if damage in {"result", "list"}:
+        (folder / "result.json").write_text("{" if damage == "result" else "[]")
+    elif damage == "config":
+        (folder / "config.yaml").write_text("find: {")
+    elif damage == "file":
+        folder.rmdir()
+        folder.write_text("")
+    else:
+        (folder / {"log": "grid.log", "lock": ".lock"}[damage]).mkdir()
+    again = start({})
+    again.run()
+    failed, done = again.progress
+    assert (failed.state, done.state) == ("failed", "done")
+    assert str(folder) in failed.reason
+    console = Console(record=True, width=200, file=StringIO())
+    print_report(console, again)
+    assert "1 of 2 cells are done" in console.export_text()
+
+
+def test_brackets_in_names_and_reasons_are_shown_as_they_are(
+    start: Callable[..., GridRun], tmp_path: Path
+) -> None:
+    grid = start({})
+    grid.runs = tmp_path / "[/runs]"
+    failed, _ = grid.progress
+    failed.state, failed.reason = "failed", "pad_size: [/a] there, [b] now"
+    console = Console(record=True, width=200, file=StringIO())
+    Screen(console)(grid)
+    console.print(table(grid))
+    print_report(console, grid)
+    text = console.export_text()
+    assert text.count("pad_size: [/a] there, [b] now") == 2
+    assert "[/runs]" in text
+
+
 def test_a_folder_in_use_is_waited_for(start: Callable[..., GridRun], tmp_path: Path) -> None:
     grid = start({})
     busy = grid.progress[0]
@@ -225,6 +290,9 @@ def test_one_command_holds_a_grid(tmp_path: Path) -> None:
     ):
         pass
     with held(tmp_path / "runs"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file cannot hold run folders"), held(tmp_path / "file"):
         pass
 
 

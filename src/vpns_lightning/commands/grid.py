@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import yaml
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from vpns_lightning.callbacks import check_precision
@@ -115,9 +117,7 @@ def resolver() -> Resolve:
 def _cells(options: argparse.Namespace, plugins: Sequence[str]) -> list[Cell]:
     grid = read_grid(options.file)
     if options.runs is not None:
-        grid = replace(grid, runs=options.runs)
-    for sparsity in grid.sparsities:
-        check_sparsity(sparsity)
+        grid = replace(grid, runs=options.runs.expanduser())
     return expand(grid, resolver(), _changes(options.set), plugins)
 
 
@@ -169,23 +169,34 @@ def _check_needs(cells: Sequence[Cell]) -> None:
 
 
 def _print_plan(cells: Sequence[Cell]) -> None:
-    shown = Table(title=f"{cells[0].grid}: {len(cells)} cells", title_justify="left", box=None)
+    title = escape(f"{cells[0].grid}: {len(cells)} cells")
+    shown = Table(title=title, title_justify="left", box=None)
     shown.add_column("cell", no_wrap=True)
     for name in ("gradient steps", "done"):
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", no_wrap=True)
     total, unknown, done = 0, 0, 0
     for cell in cells:
         steps = gradient_steps(cell.config)
-        finished = RunFolder(cell.folder).result.is_file()
+        finished = _finished(cell)
         total += steps or 0
         unknown += steps is None
-        done += finished
-        shown.add_row(cell.name, "?" if steps is None else f"{steps:,}", "yes" if finished else "")
+        done += finished == "yes"
+        shown.add_row(cell.name, "?" if steps is None else f"{steps:,}", finished)
     console = Console()
-    console.print(shown)
+    # a name that is cut off cannot be looked for, so a narrow terminal wraps the lines itself
+    needed = Measurement.get(console, console.options.update(width=sys.maxsize), shown).maximum
+    Console(width=max(console.width, needed)).print(shown)
     left_out = f", {unknown} cells whose data are not here left out" if unknown else ""
     console.print(
         f"{len(cells)} cells, {done} done; {total:,} gradient steps{left_out}; a warm-up that "
         "cells share is counted in each, but run once",
         highlight=False,
+        markup=False,
     )
+
+
+def _finished(cell: Cell) -> str:
+    try:
+        return "" if RunFolder(cell.folder).read_result() is None else "yes"
+    except UserError:
+        return "damaged"

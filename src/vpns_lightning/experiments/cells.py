@@ -27,6 +27,15 @@ WARMUP_TRAINER_KEYS = (
     *("sync_batchnorm", "plugins", "callbacks"),
 )
 
+LONGEST = 255  # bytes that a folder's name may have
+MASKS = "--find.pruner.init_args.path"  # option that names the masks to tune
+# config keys that a grid sets in every cell, and where their values come from
+OF_THE_GRID = {
+    "find.sparsity": "'sparsities', of the grid or of a method",
+    "seed_everything": "'seeds', of the grid or of a method",
+    "trainer.default_root_dir": "'runs', or --runs",
+}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -77,14 +86,33 @@ def expand(
     Raises:
         UserError: A config is wrong; the grid file, the cell and the key are named.
     """
+    return _expand(grid, resolve, changes or {}, common, ())
+
+
+def _expand(
+    grid: GridFile,
+    resolve: Resolve,
+    changes: Mapping[str, Any],
+    common: Sequence[str],
+    users: Sequence[Path],
+) -> list[Cell]:
+    """Return all cells of a grid whose masks the grid files ``users`` tune, one for another."""
+    if grid.path.resolve() in users:
+        raise UserError(f"{grid.path}: masks_of leads back to this file, which needs its own masks")
+    _check_keys(grid, changes)
     cells: dict[str, Cell] = {}
     for point in _points(grid):
-        options = [*common, *point.options(grid, changes or {})]
+        options = [*common, *point.options(grid, changes)]
+        sources: Mapping[tuple[float, int], Cell] = {}
+        if point.method.masks_of is not None:
+            further = [*users, grid.path.resolve()]
+            sources = _sources(grid, point.method, resolve, changes, common, further)
+        # only a pruner that reads masks takes the path that each cell adds
+        path = [f"{MASKS}={next(iter(sources.values())).folder}"] if sources else []
         try:
-            config = resolve(options)
+            config = resolve([*options, *path])
         except UserError as error:
             raise UserError(f"{grid.path}: {point.label()}: {error}") from None
-        sources = _sources(grid, point.method, resolve, changes or {}, common)
         for sparsity in point.method.sparsities or grid.sparsities:
             for seed in point.method.seeds or grid.seeds:
                 cell = _cell(grid, point, options, config, sparsity, seed, sources)
@@ -92,6 +120,17 @@ def expand(
                     raise UserError(f"{grid.path}: two cells are called {cell.name}")
                 cells[cell.name] = cell
     return list(cells.values())
+
+
+def _check_keys(grid: GridFile, changes: Mapping[str, Any]) -> None:
+    """Refuse keys that every cell sets itself, so that another value would silently be lost."""
+    places = [("--set", changes), (f"{grid.path}: overrides", grid.overrides)]
+    places.append((f"{grid.path}: axes", grid.axes))
+    places += [(f"{grid.path}: methods.{m.name}", m.keys) for m in grid.methods]
+    for place, keys in places:
+        for key in keys:
+            if key in OF_THE_GRID:
+                raise UserError(f"{place}: {key} is set by the grid: use {OF_THE_GRID[key]}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +163,8 @@ class _Point:
 
 def option(key: str, value: object) -> str:
     """Return ``--key=value`` as the command line of ``vpns fit`` reads it."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    # a date, which YAML makes of 2024-01-01, is the text that it was
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return f"--{key}={text}"
 
 
@@ -149,7 +189,7 @@ def _cell(
 ) -> Cell:
     config = deepcopy(dict(parsed))
     config["seed_everything"], config["find"]["sparsity"] = seed, sparsity
-    arguments = [*options, f"--find.sparsity={sparsity:g}", f"--seed_everything={seed}"]
+    arguments = [*options, f"--find.sparsity={sparsity!r}", f"--seed_everything={seed}"]
     needs = None
     if point.method.masks_of is not None:
         source = sources.get((sparsity, seed))
@@ -159,10 +199,11 @@ def _cell(
                 f"{point.method.masks_of[1]!r} with sparsity {sparsity:g} and seed {seed}"
             )
         needs = source.folder / "masks.safetensors"
-        arguments.append(f"--find.pruner.init_args.path={needs}")
+        arguments.append(f"{MASKS}={needs}")
         config["find"]["pruner"]["init_args"]["path"] = str(needs)
     digest = config_hash(config)
-    name = "_".join([*_name_parts(point, config), level(sparsity), f"seed{seed}", digest])
+    tail = f"_{level(sparsity)}_seed{seed}_{digest}"
+    name = "_".join(_name_parts(point, config))[: LONGEST - len(tail)] + tail
     folder = grid.runs / name
     config["trainer"]["default_root_dir"] = str(folder)
     labels = {"data": point.data, "backbone": point.backbone, **point.axes}
@@ -187,10 +228,10 @@ def _sources(
     resolve: Resolve,
     changes: Mapping[str, Any],
     common: Sequence[str],
+    users: Sequence[Path],
 ) -> Mapping[tuple[float, int], Cell]:
     """Return the cells whose masks a method tunes, by sparsity and seed."""
-    if method.masks_of is None:
-        return {}
+    assert method.masks_of is not None
     file, name = method.masks_of
     source = read_grid(Path(file))
     names = [other.name for other in source.methods]
@@ -199,8 +240,18 @@ def _sources(
             f"{grid.path}: methods.{method.name}.masks_of: {file} has no method {name!r}"
             f"{nearest(name, names)}; it has {', '.join(names)}"
         )
-    cells = expand(source, resolve, changes, common)
-    return {(cell.sparsity, cell.seed): cell for cell in cells if cell.method == name}
+    found: dict[tuple[float, int], Cell] = {}
+    for cell in _expand(source, resolve, changes, common, users):
+        if cell.method != name:
+            continue
+        other = found.setdefault((cell.sparsity, cell.seed), cell)
+        if other is not cell:
+            raise UserError(
+                f"{grid.path}: methods.{method.name}.masks_of: {file} has more than one cell of "
+                f"{name!r} with sparsity {cell.sparsity:g} and seed {cell.seed}, {other.name} and "
+                f"{cell.name}: name a grid without further axes"
+            )
+    return found
 
 
 def _name_parts(point: _Point, config: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,8 @@ class Definition:
         seeds: The paper's seeds.
         any_grid: Also drawn from other grids, but for those of studies.
         study: Varies more than method, data and sparsity.
+        grid: The reader's own grid that it shows, empty for runs by hand; None for the paper's.
+        name: Of its files and on the page, where it is not the id.
         table: Columns, for what is a table only: ``data``, ``hyperparameters``, ``cost``.
     """
 
@@ -66,12 +68,14 @@ class Definition:
     seeds: tuple[int, ...] = SEEDS
     any_grid: bool = False
     study: bool = False
+    grid: str | None = None
+    name: str = ""
     table: str = ""
 
     @property
     def file(self) -> str:
         """Name of its files; a grid's name may hold anything."""
-        return re.sub(r"[^\w.-]+", "-", self.id).strip("-.") or "grid"
+        return self.name or re.sub(r"[^\w.-]+", "-", self.id).strip("-.") or "grid"
 
 
 def plainly(run: Run) -> bool:

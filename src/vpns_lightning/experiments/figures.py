@@ -1,6 +1,7 @@
 """Figures as PNG and SVG: a fixed colour and marker for each method, bands, the dense line."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -88,6 +89,7 @@ LEFT, RIGHT, BOTTOM, TITLE, LEGEND_LINE = 0.62, 0.12, 0.72, 0.62, 0.2
 PANEL = (3.9, 2.7)
 GAP = (0.72, 0.85)
 IN_A_LINE = 5
+LETTERS = 20  # of the caption in an inch
 
 
 def draw(exhibit: Exhibit, folder: Path) -> list[Path]:
@@ -142,7 +144,9 @@ def _figure(exhibit: Exhibit) -> Any:
         place.set_axis_off()
     figure.suptitle(exhibit.definition.title, fontsize=11, y=1 - 0.08 / height, va="top")
     _legend(figure, styles, per_line, 1 - 0.28 / height)
-    figure.text(0.06 / width, 0.06 / height, _caption(exhibit), fontsize=6.5, color="#555555")
+    figure.text(
+        0.06 / width, 0.06 / height, _caption(exhibit, width), fontsize=6.5, color="#555555"
+    )
     return figure
 
 
@@ -167,8 +171,8 @@ def _draw_panel(axes: Any, panel: Panel, styles: dict[str, Style]) -> None:
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
-    elif not any(curve.points for curve in (*panel.curves, *panel.dense)):
-        axes.set(xticks=[], yticks=[])
+    elif not any(curve.points for curve in panel.curves):
+        axes.set(xticks=[], **({} if any(c.points for c in panel.dense) else {"yticks": []}))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if panel.refused:
@@ -241,10 +245,14 @@ def _legend(figure: Any, styles: dict[str, Style], per_line: int, top: float) ->
     )
 
 
-def _caption(exhibit: Exhibit) -> str:
-    counts = {len(p.seeds) for panel in exhibit.panels for c in panel.curves for p in c.points}
+def _caption(exhibit: Exhibit, width: float) -> str:
+    curves = [c for panel in exhibit.panels for c in panel.curves]
+    curves = curves or [c for panel in exhibit.panels for c in panel.dense]
+    counts = {len(p.seeds) for c in curves for p in c.points}
     seeds = "-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
     missing = sum(len(panel.missing) for panel in exhibit.panels)
     gap = f"; {missing} without all runs (hollow, or a gap)" if missing else ""
     gap += "".join(f"; not run: {text}" for text in exhibit.absent if "sparsit" in text)
-    return f"Mean and standard deviation over {seeds} seed{'' if seeds == '1' else 's'}{gap}"
+    text = f"Mean and standard deviation over {seeds} seed{'' if seeds == '1' else 's'}{gap}"
+    # a number keeps its unit
+    return textwrap.fill(text.replace(" %", "\N{NO-BREAK SPACE}%"), round(width * LETTERS))

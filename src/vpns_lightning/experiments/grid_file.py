@@ -8,12 +8,14 @@ from typing import Any
 import yaml
 
 from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.sparsity import check_sparsity
 
 KEYS = (
     *("name", "about", "runs", "base", "data", "backbones", "methods"),
     *("sparsities", "seeds", "axes", "overrides"),
 )
 METHOD_KEYS = ("use", "sparsities", "seeds", "masks_of")
+SEEDS = 2**32  # as many as NumPy takes
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def read_grid(path: Path) -> GridFile:
         data=_axis_of_files(path, "data", content.get("data")),
         backbones=_axis_of_files(path, "backbones", content.get("backbones")),
         methods=tuple(_method(path, label, given) for label, given in methods.items()),
-        sparsities=_numbers(path, "sparsities", content["sparsities"], float),
-        seeds=_numbers(path, "seeds", content["seeds"], int),
+        sparsities=_sparsities(path, "sparsities", content["sparsities"]),
+        seeds=_seeds(path, "seeds", content["seeds"]),
         axes={
             key: _values(path, f"axes.{key}", values)
             for key, values in _mapping(path, "axes", content.get("axes")).items()
@@ -112,10 +114,26 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"grid file {path} does not exist")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"grid file {path} is no YAML: {error}") from None
+    except OSError as error:
+        raise UserError(f"grid file {path} cannot be read: {error.strerror}") from None
     return dict(_mapping(path, "the file", content))
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently keep the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:  # as PyYAML has them
+        node = super().compose_mapping_node(anchor)
+        given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in given:
+            if given.count(key) > 1:
+                raise yaml.composer.ComposerError(
+                    None, None, f"the key {key!r} is given twice", node.start_mark
+                )
+        return node
 
 
 def _method(path: Path, name: str, given: object) -> Method:
@@ -140,10 +158,6 @@ def _method(path: Path, name: str, given: object) -> Method:
             keys.update(_flat_keys(item))
         else:
             raise UserError(f"{path}: {key} must list config files and keys, got {item!r}")
-    own = {
-        "sparsities": _numbers(path, f"{key}.sparsities", options.get("sparsities"), float),
-        "seeds": _numbers(path, f"{key}.seeds", options.get("seeds"), int),
-    }
     source = options.get("masks_of")
     if source is not None and (
         not isinstance(source, Mapping) or set(source) != {"grid", "method"}
@@ -153,8 +167,8 @@ def _method(path: Path, name: str, given: object) -> Method:
         name=str(name),
         configs=tuple(configs),
         keys=keys,
-        sparsities=own["sparsities"] or None,
-        seeds=own["seeds"] or None,
+        sparsities=_sparsities(path, f"{key}.sparsities", options.get("sparsities")) or None,
+        seeds=_seeds(path, f"{key}.seeds", options.get("seeds")) or None,
         masks_of=None if source is None else (str(source["grid"]), str(source["method"])),
     )
 
@@ -189,9 +203,25 @@ def _numbers(path: Path, key: str, values: object, kind: type[Any]) -> tuple[Any
     return _values(path, key, [kind(number) for number in numbers])
 
 
+def _sparsities(path: Path, key: str, values: object) -> tuple[float, ...]:
+    numbers = _numbers(path, key, values, float)
+    try:
+        return tuple(map(check_sparsity, numbers))
+    except UserError as error:
+        raise UserError(f"{path}: {key}: {error}") from None
+
+
+def _seeds(path: Path, key: str, values: object) -> tuple[int, ...]:
+    seeds = _numbers(path, key, values, int)
+    wrong = [seed for seed in seeds if not 0 <= seed < SEEDS]
+    if wrong:
+        raise UserError(f"{path}: {key} must be from 0 to {SEEDS - 1}, got {wrong[0]}")
+    return seeds
+
+
 def _files(path: Path, key: str, value: object) -> tuple[str, ...]:
-    files = [value] if isinstance(value, str) else list(value or [])  # type: ignore[call-overload]  # checked here
-    if not all(isinstance(file, str) for file in files):
+    files = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(files, Sequence) or not all(isinstance(file, str) for file in files):
         raise UserError(f"{path}: {key} must name config files, got {value!r}")
     return tuple(files)
 
@@ -199,7 +229,13 @@ def _files(path: Path, key: str, value: object) -> tuple[str, ...]:
 def _axis_of_files(path: Path, key: str, value: object) -> Mapping[str, tuple[str, ...]]:
     """Return label to config files; a plain list takes the files' names as labels."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        value = {Path(str(file)).stem: file for file in value}
+        labels = [Path(file).stem for file in _files(path, key, value)]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise UserError(
+                f"{path}: {key} names two files {twice!r}: name them {{LABEL: FILE, ...}}"
+            )
+        value = dict(zip(labels, value, strict=True))
     axis = _mapping(path, key, value)
     return {str(label): _files(path, f"{key}.{label}", files) for label, files in axis.items()}
 

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from vpns_lightning.experiments.report import Drawn, Report
 
 PAGE = "index.html"
+# of the page's other parts, and of what stands in them
+PAGE_IDS = (
+    *("cost", "layers", "commands", "lacking", "main", "filters", "contents", "summary", "data"),
+    *("tip", "cost-axis", "layer-level", "body-cost", "body-layers", "body-commands"),
+    "body-lacking",
+)
 
 
 def write_page(report: "Report", output: Path) -> Path:

@@ -55,6 +55,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"config file {path} is no YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"config file {path} holds no mapping of keys to values")
+    for key in ("network", "find", *STAGES):
+        if not isinstance(content.get(key) or {}, dict):
+            raise UserError(f"config file {path}: {key} must be a mapping, got {content[key]!r}")
     return content
 
 
@@ -70,16 +73,16 @@ def overlaid(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, A
 
 
 def _pruner(config: Mapping[str, Any]) -> str:
-    given = config["find"]["pruner"]
-    name = str(given["class_path"] if isinstance(given, Mapping) else given).rpartition(".")[2]
-    prompted = config["network"].get("prompt") is not None
+    given = (config.get("find") or {}).get("pruner") or "unknown"
+    name = str(given.get("class_path") if isinstance(given, Mapping) else given).rpartition(".")[2]
+    prompted = (config.get("network") or {}).get("prompt") is not None
     if name in OWN:
         return OWN[name][0 if prompted else 1]
     return f"VPNs w. {name}" if prompted else name
 
 
 def _rows(method: str, config: Mapping[str, Any], *, finds: bool) -> Iterable[tuple[Cell, ...]]:
-    prompt = config["network"].get("prompt")
+    prompt = (config.get("network") or {}).get("prompt")
     for stage in STAGES:
         section: Mapping[str, Any] = config.get(stage) or {}
         epochs = section.get("epochs", 0)
@@ -100,7 +103,7 @@ def _show(prompt: Any) -> str:  # any YAML
         return "none" if prompt is None else str(prompt)
     options = prompt.get("init_args") or {}
     inner = ", ".join(f"{key} {value}" for key, value in options.items())
-    return f"{str(prompt['class_path']).rpartition('.')[2]} ({inner})"
+    return f"{str(prompt.get('class_path')).rpartition('.')[2]} ({inner})"
 
 
 def _text(value: object) -> str:

@@ -22,6 +22,7 @@ def overview(grid: str) -> Definition:
         lines=("VPNs", *BASELINES),
         sparsities=(),
         seeds=(),
+        grid=grid,
     )
 
 
@@ -43,7 +44,9 @@ def members(definition: Definition, runs: Sequence[Run]) -> list[Run]:
 
 def _belongs(definition: Definition, run: Run) -> bool:
     owner = paper_id(run.grid)
-    if definition.id == (owner or run.grid):
+    if definition.grid is not None:
+        return definition.choose(run)
+    if definition.id == owner:
         return True
     if run.grid and not (definition.any_grid and owner not in STUDIES):
         return False

@@ -1,14 +1,14 @@
 """A report: every figure and table that the runs allow, one page that shows them all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vpns_lightning.errors import UserError, nearest
-from vpns_lightning.experiments.definitions import DEFINITIONS, Definition
+from vpns_lightning.experiments.definitions import DEFINITIONS, IDS, Definition
 from vpns_lightning.experiments.exhibits import build
 from vpns_lightning.experiments.figures import draw
-from vpns_lightning.experiments.html import write_page
+from vpns_lightning.experiments.html import PAGE_IDS, write_page
 from vpns_lightning.experiments.hyperparameters import BASE, hyperparameter_table
 from vpns_lightning.experiments.membership import members, overview, paper_id
 from vpns_lightning.experiments.panels import Exhibit
@@ -112,8 +112,19 @@ def make_report(
 def _definitions(runs: Sequence[Run]) -> list[Definition]:
     """Return what can be drawn, in the order of the page: the reader's own grids first."""
     own = sorted({run.grid for run in runs if not paper_id(run.grid)})
-    overviews = [overview(grid) for grid in own]
-    return [d for d in overviews if members(d, runs)] + list(DEFINITIONS)
+    definitions: list[Definition] = []
+    taken = {*PAGE_IDS, *IDS}
+    for definition in map(overview, own):
+        if not members(definition, runs):
+            continue
+        # two grids, or a grid and a part of the page, may come to the same name
+        name, count = definition.file, 1
+        while name in taken:
+            count += 1
+            name = f"{definition.file}-{count}"
+        taken.add(name)
+        definitions.append(replace(definition, name=name))
+    return definitions + list(DEFINITIONS)
 
 
 def _make(definition: Definition, runs: Sequence[Run], configs: Path) -> Drawn | None:

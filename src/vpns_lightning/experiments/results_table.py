@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,10 @@ REQUIRED = ("method", "backbone", "dataset", "seed", "sparsity_requested", "spar
 NUMBERS = (
     *("seed", "sparsity_requested", "sparsity", "test_accuracy", "test_accuracy_plain"),
     *("dense_accuracy", "accuracy_before_prompt", "gradient_steps", "seconds", "epochs"),
-    *("forward_backward_passes", "macs", "effective_macs", "parameters_kept"),
+    *("forward_backward_passes", "macs", "effective_macs", "parameters_kept", "schema"),
+    *("classes", "train_images", "test_images", "batch_size", "input_size"),
 )
+TEXTS = ("method", "backbone", "dataset", "headline", "command", "data_folder")
 MAPPINGS = ("stages", "grid", "prompt", "views", "mapping", "pruner", "budget", "optimizers")
 DENSE = ("Dense", "VPNs w. Dense")
 
@@ -70,7 +73,7 @@ class Run:
         name = str(self.facts["dataset"])
         axes = (self.facts.get("grid") or {}).get("axes") or {}
         # older results tell image folders apart only by their command
-        root = re.search(r"--data(?:\.init_args)?\.root[= ](\S+)", self.facts.get("command", ""))
+        root = re.search(r"--data(?:\.init_args)?\.root[= ](\S+)", self.facts.get("command") or "")
         folder = self.facts.get("data_folder") or (Path(root.group(1)).name if root else "")
         if name == "ImageFolder" and (axes.get("data") or folder):
             return f"{name} {axes.get('data') or folder}"
@@ -132,23 +135,38 @@ def read_results(folders: Iterable[Path]) -> tuple[list[Run], list[Broken]]:
     Raises:
         UserError: A folder does not exist, or there is no ``result.json`` below any.
     """
-    files: dict[Path, None] = {}
+    files: dict[Path, Path] = {}
     for folder in folders:
         if not folder.exists():
             raise UserError(f"{folder} does not exist: name a folder that holds run folders")
-        found = [folder] if folder.is_file() else sorted(folder.rglob("result.json"))
-        files |= dict.fromkeys(found)
+        found = [folder] if folder.is_file() else sorted(_below(folder))
+        for path in found:
+            # the same file may be reached by several ways
+            files.setdefault(path.resolve(), path)
     if not files:
         raise UserError(
             "there is no result.json in the folders given: a run writes it when it is finished"
         )
     runs, broken = [], []
-    for path in files:
+    for path in files.values():
         try:
             runs.append(read_result(path))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             broken.append(Broken(path, " ".join(str(error).split())))
     return runs, broken
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield every ``result.json``; linked folders are followed, each once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        if "result.json" in (*names, *folders):
+            yield Path(place) / "result.json"
 
 
 def read_result(path: Path) -> Run:
@@ -160,18 +178,29 @@ def read_result(path: Path) -> Run:
     facts = json.loads(path.read_text())
     if not isinstance(facts, dict):
         raise ValueError("is not a JSON object")
-    missing = [key for key in REQUIRED if key not in facts]
+    # an imported run says that its seed is not known
+    missing = [
+        key for key in REQUIRED if facts.get(key) is None and (key != "seed" or key not in facts)
+    ]
     if missing:
         raise ValueError(f"has no {', '.join(missing)}")
-    if facts.get("schema", SCHEMA) > SCHEMA:
-        raise ValueError(f"has schema {facts['schema']}, newer than {SCHEMA}: upgrade to read it")
     for key in NUMBERS:
-        value = facts.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ValueError(f"has {value!r} where {key} should be a number")
+        if facts.get(key) is not None and not _is_number(facts[key]):
+            raise ValueError(f"has {facts[key]!r} where {key} should be a number")
+    if (facts.get("schema") or SCHEMA) > SCHEMA:
+        raise ValueError(f"has schema {facts['schema']}, newer than {SCHEMA}: upgrade to read it")
+    for key in TEXTS:
+        if facts.get(key) is not None and not isinstance(facts[key], str):
+            raise ValueError(f"has {facts[key]!r} where {key} should be a text")
     for key in (*MAPPINGS, "sparsity_per_layer"):
         if not isinstance(facts.get(key) or {}, dict):
             raise ValueError(f"has no names and values in {key}")
+    if not isinstance((facts.get("grid") or {}).get("axes") or {}, dict):
+        raise ValueError("has no names and values in grid.axes")
+    if not all(map(_is_number, (facts.get("sparsity_per_layer") or {}).values())):
+        raise ValueError("has a layer whose sparsity is no number")
+    if not isinstance(facts["stages"], dict):
+        raise ValueError("has no names and values in stages")
     if not all(isinstance(stage, dict) for stage in facts["stages"].values()):
         raise ValueError("has a stage without names and values")
     judged = facts.get("headline") or "test_accuracy"
@@ -181,6 +210,11 @@ def read_result(path: Path) -> Run:
     if not math.isfinite(run.accuracy) or not 0 <= run.asked < 1:
         raise ValueError("has an accuracy or sparsity that is out of range")
     return run
+
+
+def _is_number(value: object) -> bool:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and math.isfinite(value)  # type: ignore[arg-type]  # it is one
 
 
 def in_order(seeds: Iterable[int | None]) -> tuple[int | None, ...]:

@@ -108,8 +108,7 @@ class GridRun:
     def __post_init__(self) -> None:
         self.progress = [Progress(cell, RunFolder(cell.folder)) for cell in self.cells]
         for each in self.progress:
-            if each.run.result.is_file():
-                each.state = "done"
+            self._settled(each)
 
     def of(self, *states: State) -> list[Progress]:
         """Return the cells in these states."""
@@ -132,10 +131,18 @@ class GridRun:
         for each in self.of("waiting"):
             if len(self.of("running")) >= self.engine.slots:
                 return
-            if each.run.result.is_file():
-                each.state = "done"
-            elif not self._must_wait(each):
-                self._start(each)
+            if not self._settled(each):
+                self._begin(each)
+
+    def _settled(self, each: Progress) -> bool:
+        """Return whether a cell needs nothing more: it has a result, or one that is damaged."""
+        try:
+            if each.run.read_result() is None:
+                return False
+            each.state = "done"
+        except UserError as error:
+            each.state, each.reason = "failed", str(error)
+        return True
 
     def _must_wait(self, each: Progress) -> bool:
         """Return whether another process has the folder, or another cell does the same warm-up."""
@@ -152,14 +159,21 @@ class GridRun:
     def _has_warmup(self, key: str) -> bool:
         return (self.runs / SHARED / key / "handoff.safetensors").is_file()
 
-    def _start(self, each: Progress) -> None:
-        cell = each.cell
+    def _begin(self, each: Progress) -> None:
+        """Start a cell unless it has to wait; one whose folder cannot be used fails alone."""
         try:
+            if self._must_wait(each):
+                return
             # a config file edited since the cells were parsed is refused by the run itself
-            each.run.keep_config(cell.config)
-        except UserError as error:
+            each.run.keep_config(each.cell.config)
+            each.log.open("ab").close()
+        except (UserError, OSError) as error:
             each.state, each.reason = "failed", str(error)
             return
+        self._start(each)
+
+    def _start(self, each: Progress) -> None:
+        cell = each.cell
         shared = self.runs / SHARED / cell.warmup_key if cell.warmup_key else None
         facts: dict[str, Any] = {"name": cell.grid, "cell": cell.name, "method": cell.method}
         facts |= {"axes": dict(cell.axes)} if cell.axes else {}
@@ -170,8 +184,8 @@ class GridRun:
     def _ended(self, job: Job, status: int) -> None:
         each = next(p for p in self.of("running") if p.cell.name == job.name)
         each.seconds = time.monotonic() - each.started
-        if each.run.result.is_file():
-            each.state, each.here = "done", True
+        if self._settled(each):
+            each.here = each.state == "done"
             return
         each.reason = describe(status)
         again = status != WRONG_INPUT and each.attempts <= self.retries
@@ -182,9 +196,10 @@ class GridRun:
         running = self.of("running")
         if not running:
             return
-        self.engine.stop(GRACE if self.stop.count < 2 else 0)
+        self.engine.stop(GRACE if self.stop.count < 2 else 0, lambda: self.stop.count > 1)
         for each in running:
-            each.state = "done" if each.run.result.is_file() else "stopped"
+            if not self._settled(each):
+                each.state, each.reason = "stopped", "saved; the same command goes on"
 
 
 def describe(status: int) -> str:
@@ -213,9 +228,14 @@ def held(runs: Path) -> Iterator[None]:
     """Hold the folder of a grid, so that no two commands run it at a time.
 
     Raises:
-        UserError: Another command has it.
+        UserError: Another command has it, or it cannot be written.
     """
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{runs} cannot hold run folders ({error.strerror}): choose another with --runs"
+        ) from error
     with lock(runs / ".lock") as ours:
         if not ours:
             raise UserError(f"another vpns grid is running in {runs}: wait for it, or stop it")

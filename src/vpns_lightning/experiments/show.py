@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from vpns_lightning.experiments.estimate import stage_epochs
@@ -46,8 +47,12 @@ class Screen:
         for each in grid.progress:
             now = (each.state, each.attempts)
             if self._seen.get(each.cell.name, ("waiting", 0)) != now and each.attempts:
-                self.console.print(line(grid, each), soft_wrap=True, highlight=False)
+                self._print(line(grid, each))
             self._seen[each.cell.name] = now
+
+    def _print(self, text: str) -> None:
+        # brackets in names and reasons are no colours
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def table(grid: GridRun) -> Table:
@@ -61,7 +66,7 @@ def table(grid: GridRun) -> Table:
         attempt = f" (attempt {each.attempts})" if each.attempts > 1 else ""
         shown.add_row(each.cell.name, f"running{attempt}", stage, accuracy, ran)
     for each in grid.of("failed"):
-        shown.add_row(each.cell.name, "[red]failed[/red]", each.reason, "", "")
+        shown.add_row(each.cell.name, "[red]failed[/red]", escape(each.reason), "", "")
     return shown
 
 
@@ -95,7 +100,7 @@ def line(grid: GridRun, each: Progress) -> str:
         text = f"done {name}: test accuracy {result['test_accuracy']:.4f}, {each.seconds:.0f} s"
     else:
         text = f"{'will try again' if state == 'waiting' else state} {name}: {each.reason}"
-    return f"[{headline(grid)}] ".replace("[", r"\[") + text
+    return f"[{headline(grid)}] {text}"
 
 
 def position(each: Progress) -> tuple[str, str]:
@@ -125,6 +130,7 @@ def print_report(console: Console, grid: GridRun) -> None:
         + (f", {len(reused)} of them with the warm-up of another cell" if reused else ""),
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
     failed = grid.of("failed")
     if not failed:
@@ -133,17 +139,18 @@ def print_report(console: Console, grid: GridRun) -> None:
     for name in ("cell", "attempts", "why"):
         shown.add_column(name, overflow="fold")
     for each in failed:
-        shown.add_row(each.cell.name, str(each.attempts), each.reason)
+        shown.add_row(each.cell.name, str(each.attempts), escape(each.reason))
     console.print(shown)
     for each in failed:
-        console.print(f"end of {each.log}:", soft_wrap=True, highlight=False)
+        console.print(f"end of {each.log}:", soft_wrap=True, highlight=False, markup=False)
         for text in last_lines(each.log):
             console.print(f"  {text}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _reused(each: Progress) -> bool:
     result = each.run.read_result() or {}
-    return "reused_from" in result.get("stages", {}).get("warmup", {})
+    stages = result.get("stages") or {}
+    return "reused_from" in (stages.get("warmup") or {})
 
 
 def _duration(seconds: float) -> str:

@@ -56,16 +56,19 @@ def panel_table(panel: Panel) -> Table:
     """Return the numbers of a panel: a row for each method, a column for each level."""
     measure = panel.measure
     best = _best(panel)
+    # dense networks alone have no other level than their own
+    own = (point.level for curve in panel.dense for point in curve.points)
+    levels = panel.tried or tuple(dict.fromkeys(own))
     rows = []
     for curve in (*panel.dense, *panel.curves):
         points = {point.level: point for point in curve.points}
         row = [Cell(curve.label)]
-        for level in panel.tried:
+        for level in levels:
             flat = curve in panel.dense
             point = next(iter(points.values()), None) if flat else points.get(level)
             row.append(_cell(curve, point, measure, None if flat else best.get(level)))
         rows.append(tuple(row))
-    heads = (show_level(level, panel.axis) for level in panel.tried)
+    heads = (show_level(level, panel.axis) for level in levels)
     title = f"{panel.title}: {measure.label} by {panel.axis.label.partition(' (')[0]}"
     return Table(title, ("method", *heads), tuple(rows), NOTE)
 
@@ -226,6 +229,10 @@ ESCAPES = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
+    # a row that begins with one would be read as an argument of the line before
+    "[": "{[}",
+    "*": "{*}",
+    "|": r"\textbar{}",
 }
 
 

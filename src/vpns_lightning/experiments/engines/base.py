@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Protocol
 
 # what tells a process that it is one of several of a job; a cell is a job of its own
 _RANKS = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "MASTER_")
+POLL = 0.1  # seconds between two looks at the processes
 _RANK_NAMES = {"RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
 
 
@@ -47,6 +48,11 @@ class Job:
     cwd: Path = field(default_factory=Path.cwd)
 
 
+def never() -> bool:
+    """Return that there is no hurry."""
+    return False
+
+
 class Engine(Protocol):
     """Runs jobs side by side."""
 
@@ -63,8 +69,13 @@ class Engine(Protocol):
         The status is negative for a signal, as in :mod:`subprocess`.
         """
 
-    def stop(self, grace: float) -> None:
-        """Ask all jobs to save and end, kill them after ``grace`` seconds, and return."""
+    def stop(self, grace: float, hurry: Callable[[], bool] = never) -> None:
+        """Ask all jobs to save and end, and return when they have.
+
+        Args:
+            grace: They are killed after so many seconds.
+            hurry: They are killed as soon as this is true.
+        """
 
     def close(self) -> None:
         """Give everything back."""
@@ -92,15 +103,20 @@ def launch(job: Job, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> None:
-    """Send SIGTERM, wait up to ``grace`` seconds for all, then kill what is left."""
+def end(
+    processes: Sequence[subprocess.Popen[bytes]],
+    grace: float,
+    hurry: Callable[[], bool] = never,
+) -> None:
+    """Send SIGTERM, wait up to ``grace`` seconds for all or for a hurry, then kill what is left."""
     for process in processes:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + grace
-    for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(deadline - time.monotonic(), 0))
+    while any(process.poll() is None for process in processes):
+        if hurry() or time.monotonic() >= deadline:
+            break
+        time.sleep(POLL)
     for process in processes:
         # loaders and other ranks are in its session
         with suppress(ProcessLookupError, PermissionError):

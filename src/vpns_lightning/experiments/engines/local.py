@@ -3,12 +3,10 @@
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.engines.base import Job, end, launch
-
-_POLL = 0.1  # seconds
+from vpns_lightning.experiments.engines.base import POLL, Job, end, launch, never
 
 
 class LocalEngine:
@@ -52,11 +50,11 @@ class LocalEngine:
                 del self._running[slot]
             if ended or time.monotonic() >= deadline:
                 return [(job, status) for _, job, status in ended]
-            time.sleep(_POLL)
+            time.sleep(POLL)
 
-    def stop(self, grace: float) -> None:
-        """Ask all jobs to save and end."""
-        end([process for _, process in self._running.values()], grace)
+    def stop(self, grace: float, hurry: Callable[[], bool] = never) -> None:
+        """Ask all jobs to save and end; kill them after ``grace`` seconds or in a hurry."""
+        end([process for _, process in self._running.values()], grace, hurry)
         self._running.clear()
 
     def close(self) -> None:

@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.engines.base import Job, end, launch
+from vpns_lightning.experiments.engines.base import Job, end, launch, never
 from vpns_lightning.run_folder import RunFolder
 
 # before ray is imported: no usage statistics, and jobs without a GPU keep their environment
@@ -33,6 +33,7 @@ except ModuleNotFoundError:
     ) from None
 
 LOST_MACHINES = 8  # how often Ray may move one cell because its machine is gone
+_LOOK = 0.5  # seconds between two looks at what is being stopped
 _SAVING = 120.0  # seconds that a run has to save
 
 
@@ -85,12 +86,16 @@ class RayEngine:
         ended, _ = ray.wait(list(self._running), timeout=seconds)
         return [(self._running.pop(task), _status(task)) for task in ended]
 
-    def stop(self, grace: float) -> None:
-        """Ask all jobs to save and end."""
+    def stop(self, grace: float, hurry: Callable[[], bool] = never) -> None:
+        """Ask all jobs to save and end; kill them after ``grace`` seconds or in a hurry."""
         for task in self._running:
             ray.cancel(task, force=grace == 0)
-        if self._running:
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=grace + 5)
+        left = list(self._running)
+        deadline = time.monotonic() + grace + 5
+        while left and time.monotonic() < deadline:
+            if grace and hurry():
+                return self.stop(0)
+            left = ray.wait(left, num_returns=len(left), timeout=_LOOK)[1]
         self._running.clear()
 
     def close(self) -> None:
