@@ -119,7 +119,7 @@ def test_a_seed_that_numpy_does_not_take_is_one_line(
 ) -> None:
     root = f"--trainer.default_root_dir={tmp_path / 'run'}"
     said = refusal(capsys, "fit", f"--config={config}", root, f"--seed_everything={seed}")
-    assert f"seed_everything must be from 0 to 4294967295, got {seed}" in said
+    assert f"a seed must be from 0 to 4294967295, got {seed}" in said
 
 
 @pytest.mark.parametrize("sparsity", ["1", "1.0", "1.2", "-0.1", "nan", "inf", "2", "true", "half"])

@@ -177,8 +177,8 @@ def test_a_wrong_config_is_said_with_file_cell_and_key(tmp_path: Path) -> None:
         ({"data": ["a/x.yaml", "b/x.yaml"]}, "data names two files 'x'"),
         ({"sparsities": [1.5]}, "sparsities: sparsity must be a number in [0, 1), got 1.5"),
         ({"methods": {"A": {"sparsities": [1.5]}}}, "methods.A.sparsities: sparsity must be"),
-        ({"seeds": [-1]}, "seeds must be from 0 to 4294967295, got -1"),
-        ({"methods": {"A": {"seeds": [2**32]}}}, "methods.A.seeds must be from 0 to"),
+        ({"seeds": [-1]}, "seeds: a seed must be from 0 to 4294967295, got -1"),
+        ({"methods": {"A": {"seeds": [2**32]}}}, "methods.A.seeds: a seed must be from 0 to"),
     ],
 )
 def test_a_wrong_grid_file_is_refused_in_one_line(

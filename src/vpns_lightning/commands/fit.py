@@ -11,7 +11,6 @@ from lightning.pytorch import Trainer, seed_everything
 from vpns_lightning.callbacks import check_precision
 from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
-from vpns_lightning.errors import UserError
 from vpns_lightning.loading import instantiate
 from vpns_lightning.loggers import prepare_wandb
 from vpns_lightning.network import PromptedClassifier
@@ -19,9 +18,8 @@ from vpns_lightning.pipeline import fit_stages
 from vpns_lightning.processes import is_first_process
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.sparsity import check_sparsity
-from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
+from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning, check_seed
 
-SEEDS = 2**32  # as many as NumPy takes
 # of the Trainer, what the stages or the pipeline decide
 NOT_THE_MACHINE = {
     "max_epochs",
@@ -98,10 +96,7 @@ def run(arguments: Sequence[str]) -> None:
     config = parse(parser, import_plugins(arguments))
     check_sparsity(config.find.sparsity)
     check_precision(config.trainer.precision)
-    if not 0 <= config.seed_everything < SEEDS:
-        raise UserError(
-            f"seed_everything must be from 0 to {SEEDS - 1}, got {config.seed_everything}"
-        )
+    check_seed(config.seed_everything)
     folder = RunFolder(config.trainer.default_root_dir or default_folder(config))
     record = as_record(parser, config)
     if finished(folder, record):

@@ -1,6 +1,6 @@
 """A grid file: what is compared, at which sparsities and seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ import yaml
 
 from vpns_lightning.errors import UserError, nearest
 from vpns_lightning.sparsity import check_sparsity
+from vpns_lightning.stages import check_seed
 
 KEYS = (
     *("name", "about", "runs", "base", "data", "backbones", "methods"),
     *("sparsities", "seeds", "axes", "overrides"),
 )
 METHOD_KEYS = ("use", "sparsities", "seeds", "masks_of")
-SEEDS = 2**32  # as many as NumPy takes
 
 
 @dataclass(frozen=True)
@@ -204,19 +204,20 @@ def _numbers(path: Path, key: str, values: object, kind: type[Any]) -> tuple[Any
 
 
 def _sparsities(path: Path, key: str, values: object) -> tuple[float, ...]:
-    numbers = _numbers(path, key, values, float)
-    try:
-        return tuple(map(check_sparsity, numbers))
-    except UserError as error:
-        raise UserError(f"{path}: {key}: {error}") from None
+    return _checked(path, key, _numbers(path, key, values, float), check_sparsity)
 
 
 def _seeds(path: Path, key: str, values: object) -> tuple[int, ...]:
-    seeds = _numbers(path, key, values, int)
-    wrong = [seed for seed in seeds if not 0 <= seed < SEEDS]
-    if wrong:
-        raise UserError(f"{path}: {key} must be from 0 to {SEEDS - 1}, got {wrong[0]}")
-    return seeds
+    return _checked(path, key, _numbers(path, key, values, int), check_seed)
+
+
+def _checked(
+    path: Path, key: str, values: tuple[Any, ...], check: Callable[[Any], Any]
+) -> tuple[Any, ...]:
+    try:
+        return tuple(map(check, values))
+    except UserError as error:
+        raise UserError(f"{path}: {key}: {error}") from None
 
 
 def _files(path: Path, key: str, value: object) -> tuple[str, ...]:

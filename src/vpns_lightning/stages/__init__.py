@@ -3,7 +3,15 @@
 from vpns_lightning.stages.base import Stage
 from vpns_lightning.stages.mask_finding import MaskFinding
 from vpns_lightning.stages.prompt_tuning import PromptTuning
-from vpns_lightning.stages.steps import VIEWS, derive_seed
+from vpns_lightning.stages.steps import VIEWS, check_seed, derive_seed
 from vpns_lightning.stages.subnetwork_tuning import SubnetworkTuning
 
-__all__ = ["VIEWS", "MaskFinding", "PromptTuning", "Stage", "SubnetworkTuning", "derive_seed"]
+__all__ = [
+    "VIEWS",
+    "MaskFinding",
+    "PromptTuning",
+    "Stage",
+    "SubnetworkTuning",
+    "check_seed",
+    "derive_seed",
+]

@@ -8,6 +8,18 @@ import lightning.pytorch as pl
 from vpns_lightning.errors import UserError, nearest
 
 VIEWS = ("prompted", "plain")
+SEEDS = 2**32  # as many as NumPy takes
+
+
+def check_seed(seed: int) -> int:
+    """Return ``seed``.
+
+    Raises:
+        UserError: It is not in [0, 2^32).
+    """
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"a seed must be from 0 to {SEEDS - 1}, got {seed}")
+    return seed
 
 
 def derive_seed(*parts: object) -> int:
