@@ -222,6 +222,12 @@ def test_a_size_that_the_backbone_cannot_take_names_the_remedy() -> None:
         find_groups(network)
 
 
+def test_a_backbone_that_cannot_be_followed_is_refused_in_one_line() -> None:
+    network = PromptedClassifier("shufflenet_v2_x0_5", 4, prompt=PadPrompt(32, 4))
+    with pytest.raises(UserError, match="channels of this backbone cannot be followed"):
+        find_groups(network)
+
+
 class Nested(nn.Module):
     def __init__(self, part: str) -> None:
         super().__init__()
