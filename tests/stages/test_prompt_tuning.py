@@ -9,7 +9,7 @@ from torch import Tensor
 from stages.toy_training import QUIET, ROWS, ToyData, fit, new_network, views_of
 from toy_run import KillAt, Killed, Parts
 from vpns_lightning.errors import UserError
-from vpns_lightning.network import FrequencyMapping, PromptedClassifier
+from vpns_lightning.network import FrequencyMapping, IterativeMapping, PromptedClassifier
 from vpns_lightning.pruners import Hydra
 from vpns_lightning.stages import PromptTuning
 
@@ -97,6 +97,15 @@ def test_the_pilot_study_ends_with_the_prompt_and_resumes_exactly(tmp_path: Path
     resumed.fit(tmp_path / "cut")
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_only_the_prompt_learns_though_the_mapping_is_refitted(tmp_path: Path) -> None:
+    parts = Parts(views=("plain",), mapping=IterativeMapping(), prompt_stage={"epochs": 3})
+    parts.fit(tmp_path / "with")
+    without = Parts(views=("plain",), mapping=IterativeMapping())
+    without.fit(tmp_path / "without")
+    before = masked(without.network)
+    assert all(torch.equal(value, before[name]) for name, value in masked(parts.network).items())
 
 
 def test_the_mapping_is_fitted_on_the_sparse_network(tmp_path: Path) -> None:

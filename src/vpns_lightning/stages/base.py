@@ -179,7 +179,8 @@ class Stage(pl.LightningModule, ABC):
         every = self.network.mapping.every
         # Lightning leaves this hook out when it resumes inside an epoch
         if every and self.current_epoch and self.current_epoch % every == 0:
-            fit_mapping(self.network, self.trainer, prompted=True)
+            # on what the stage trains on; where that is plain, a prompt of earlier stages is idle
+            fit_mapping(self.network, self.trainer, prompted="prompted" in self.views)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Seed torch for this step, so that resuming repeats dropout and prompt positions.
