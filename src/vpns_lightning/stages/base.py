@@ -1,8 +1,10 @@
 """What both stages share: the loss, the schedule, the metrics, exact seeds and the NaN guard."""
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vpns_lightning._version import __version__
 from vpns_lightning.errors import UserError, nearest
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer
+from vpns_lightning.pruners.base import Batch, BuildOptimizer, parameter_groups
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
 
@@ -155,12 +157,53 @@ class Stage(pl.LightningModule, ABC):
         return summed
 
     def configure_optimizers(self) -> Any:  # Lightning accepts several shapes
-        """Build the stage's optimisers and one scheduler for each."""
-        optimizers = self.make_optimizers()
+        """Build the stage's optimisers and one scheduler for each.
+
+        Raises:
+            UserError: One of them refuses its arguments.
+        """
+        with self._refusing("optimizer"):
+            optimizers = self.make_optimizers()
         for optimizer in optimizers:
             self.guard.protect(optimizer, scaled=self.trainer.precision == "16-mixed")
         schedule = self.build_scheduler or self._cosine
-        return optimizers, [schedule(optimizer) for optimizer in optimizers]
+        with self._refusing("lr_scheduler"):
+            return optimizers, [schedule(optimizer) for optimizer in optimizers]
+
+    def rehearse(self) -> None:
+        """Build an optimiser, and a schedule that runs to its end, before any stage trains.
+
+        Raises:
+            UserError: One of them refuses its arguments, the network's parameters or the epochs,
+                or the schedule waits for a metric.
+        """
+        if not self.epochs:
+            return
+        with self._refusing("optimizer"):
+            optimizer = self.build_optimizer(self._apply_prompt_lr(self.rehearsed()))
+        with warnings.catch_warnings(), self._refusing("lr_scheduler"):
+            warnings.simplefilter("ignore")  # that no optimiser step came before
+            scheduler = (self.build_scheduler or self._cosine)(optimizer)
+            if isinstance(scheduler, ReduceLROnPlateau):
+                raise UserError(
+                    f"{self.stage}.lr_scheduler: ReduceLROnPlateau waits for a metric, and no "
+                    "stage looks at one: use a schedule of epochs, such as MultiStepLR"
+                )
+            for _ in range(self.period):
+                scheduler.step()
+
+    def rehearsed(self) -> list[dict[str, Any]]:
+        """Return the parameter groups that :meth:`rehearse` builds an optimiser of."""
+        return parameter_groups(self.network)
+
+    @contextmanager
+    def _refusing(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.stage}.{key}: {error}") from error
 
     @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:

@@ -1,6 +1,7 @@
 """After pruning, the prompt alone: can it recover what pruning lost?"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -90,6 +91,10 @@ class PromptTuning(Stage):
         unbake(self.network.backbone)
         self.network.backbone.train()
         self.network.requires_grad_(True)
+
+    def rehearsed(self) -> list[dict[str, Any]]:
+        """Return the prompt's group alone."""
+        return [group for group in super().rehearsed() if group["name"] == "prompt"]
 
     def make_optimizers(self) -> list[Optimizer]:
         """Return one optimiser, of the prompt."""
