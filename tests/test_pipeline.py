@@ -1,6 +1,7 @@
 """A run from its first epoch to its result, its folder, and running it again."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 import vpns_lightning as vpns
 from toy_run import KillAt, KillAtEnd, Killed, Parts
@@ -240,6 +242,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     ("options", "complaint"),
     [
         ({"precision": "bf16-true"}, "use bf16-mixed"),
+        ({"precision": "64-true"}, "use 32-true"),
         ({"strategy": "ddp_spawn"}, "use ddp"),
         ({"gradient_clip_val": 1.0}, "no effect on manual optimisation"),
     ],
@@ -249,6 +252,52 @@ def test_trainer_options_that_cannot_work_are_refused(
 ) -> None:
     with pytest.raises(vpns.UserError, match=complaint):
         Parts().fit(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"devices": 0}, r"^trainer: .*devices"),
+        ({"strategy": "fsdp"}, r"^trainer: .*requires a GPU"),
+        ({"strategy": "nonsense"}, r"^trainer: .*invalid strategy"),
+        ({"limit_train_batches": 0.01}, r"^trainer: .*Please increase the `limit_train_batches`"),
+    ],
+)
+def test_what_lightning_does_not_take_is_a_fault_of_the_options(
+    tmp_path: Path, options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(vpns.UserError, match=complaint):
+        Parts().fit(tmp_path, **options)
+
+
+def test_no_batch_to_train_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(vpns.UserError, match=r"limit_train_batches 0 leaves no batch"):
+        Parts().fit(tmp_path, limit_train_batches=0)
+    result = Parts(epochs=0, pruner=vpns.OMP()).fit(tmp_path, limit_train_batches=0)
+    assert result["gradient_steps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "message"),
+    [
+        (torch.optim.LBFGS, None, r"^tune\.optimizer: LBFGS doesn't support"),
+        (partial(torch.optim.SGD, lr=-1.0), None, r"^tune\.optimizer: Invalid learning rate"),
+        (None, ReduceLROnPlateau, r"^tune\.lr_scheduler: ReduceLROnPlateau waits for a metric"),
+        (None, partial(OneCycleLR, max_lr=0.1), r"^tune\.lr_scheduler: You must define"),
+        # a schedule that ends before the epochs do
+        (None, partial(OneCycleLR, max_lr=0.1, total_steps=1), r"^tune\.lr_scheduler: Tried to"),
+    ],
+)
+def test_what_cannot_train_the_last_stage_is_refused_before_the_first(
+    tmp_path: Path, optimizer: Any, schedule: Any, message: str
+) -> None:
+    parts = Parts()
+    parts.tune = vpns.SubnetworkTuning(
+        parts.network, epochs=2, optimizer=optimizer, lr_scheduler=schedule
+    )
+    with pytest.raises(vpns.UserError, match=message):
+        parts.fit(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

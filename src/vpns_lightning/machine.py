@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 
 from vpns_lightning.callbacks import check_precision
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.stages import Stage
+from vpns_lightning.stages import Stage, rehearse
 
 # each is expected here and would only make users look for a fault
 EXPECTED_WARNINGS = (
@@ -37,7 +38,8 @@ def check_run(
     """Refuse what could only fail later.
 
     Raises:
-        UserError: Class counts, image size, precision or strategy do not fit.
+        UserError: Class counts, image size, precision, strategy, an optimiser or a schedule do not
+            fit, or there is no batch to train on.
     """
     check_precision(machine.get("precision"))
     if "spawn" in str(machine.get("strategy")) or "notebook" in str(machine.get("strategy")):
@@ -47,6 +49,11 @@ def check_run(
     for key, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
         if machine.get(key, neutral) not in (None, neutral):
             raise UserError(f"trainer.{key} has no effect on manual optimisation: leave it out")
+    if machine.get("limit_train_batches") == 0 and any(stage.epochs for stage in stages):
+        raise UserError(
+            "trainer.limit_train_batches 0 leaves no batch to train on: set it to 1 or more, or "
+            "the epochs of a stage that shall not train to 0"
+        )
     if data.num_classes != network.num_classes:
         raise UserError(
             f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}"
@@ -55,6 +62,8 @@ def check_run(
         network.prompt.check_input_size(data.input_size)
     if any(stage.network is not network for stage in stages):
         raise UserError("all stages must hold the network that is passed to fit_stages")
+    for stage in stages:
+        rehearse(stage)
 
 
 def tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:
@@ -83,6 +92,26 @@ def quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+@contextmanager
+def trainer_options_refused(
+    faults: tuple[type[Exception], ...] = (MisconfigurationException,),
+) -> Iterator[None]:
+    """Say in one line what Lightning's Trainer does not take.
+
+    Args:
+        faults: Exceptions that mean this.
+
+    Raises:
+        UserError: In place of them.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except faults as error:
+        raise UserError(f"trainer: {error}") from error
 
 
 def as_list(value: Any) -> list[Any]:

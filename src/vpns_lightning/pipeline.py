@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -29,7 +30,13 @@ from vpns_lightning.evaluation import evaluate
 from vpns_lightning.grid_cell import share_warmup, take_warmup
 from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV, end_stage, for_stage
-from vpns_lightning.machine import as_list, check_run, quiet_lightning, tune_ddp
+from vpns_lightning.machine import (
+    as_list,
+    check_run,
+    quiet_lightning,
+    trainer_options_refused,
+    tune_ddp,
+)
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.processes import is_first_process, say
 from vpns_lightning.results import collect, stage_summary
@@ -164,10 +171,13 @@ class _Run:
             say(f"stage {stage.stage!r} goes on from {checkpoint}")
         with quiet_lightning():
             loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
-            trainer = self._trainer(stage, loggers)
+            # strategies that do not fit the accelerator, or do not exist, are ValueErrors
+            with trainer_options_refused((MisconfigurationException, ValueError)):
+                trainer = self._trainer(stage, loggers)
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
-            trainer.fit(stage, datamodule=self.data, weights_only=True)
+            with trainer_options_refused():
+                trainer.fit(stage, datamodule=self.data, weights_only=True)
             (hand_off,) = (c for c in callbacks_of(trainer) if isinstance(c, FreezeMasks))
             if trainer.state.finished and not hand_off.done:
                 # Lightning has set everything up but calls no hook of a training that is empty: of

@@ -20,6 +20,7 @@ from vpns_lightning.network.accounting import (
     effective_sparsity,
     network_report,
 )
+from vpns_lightning.pruners import Stored
 from vpns_lightning.settings import describe
 from vpns_lightning.stages import MaskFinding
 
@@ -64,7 +65,7 @@ def collect(
         **last["accuracy"],
         "dense_accuracy": _accuracy(stages, "warmup"),
         "accuracy_before_tuning": _accuracy(stages, "find"),
-        "accuracy_before_prompt": _accuracy(stages, "tune") if "prompt" in stages else None,
+        "accuracy_before_prompt": before_prompt(find, stages),
         **describe(network, data, find, stages),
         "stages": stages,
         **{total: _total(stages, total) for total in TOTALS},
@@ -123,6 +124,29 @@ TOTALS = ("epochs", "gradient_steps", "forward_backward_passes", "seconds")
 def _accuracy(stages: dict[str, dict[str, Any]], stage: str) -> float | None:
     value = stages.get(stage, {}).get("accuracy", {}).get("test_accuracy")
     return None if value is None else float(value)
+
+
+def before_prompt(find: MaskFinding, stages: dict[str, dict[str, Any]]) -> float | None:
+    """Return the test accuracy without what the prompt stage has learned; None without that stage.
+
+    Where no stage before it trained a prompt, that of plain images once it has ended: weights are
+    frozen in it, so nothing but the prompt differs, also where it first measured the label mapping
+    or batch normalisation again. Else, and where the mapping follows the prompt, that with the
+    prompt before the stage.
+
+    Args:
+        find: The finding stage, for its pruner and the mapping.
+        stages: What each stage recorded when it ended.
+    """
+    if "prompt" not in stages:
+        return None
+    earlier = [facts for name, facts in stages.items() if name != "prompt"]
+    prompted = (facts for facts in earlier if "prompted" in (facts.get("views") or ()))
+    learned = any(facts.get("gradient_steps") != 0 for facts in prompted)
+    inherited = isinstance(find.pruner, Stored) and find.pruner.inherit_prompt
+    if learned or inherited or find.network.mapping.every:
+        return _accuracy(stages, "tune")
+    return float(stages["prompt"]["accuracy"]["test_accuracy_plain"])
 
 
 def _grid() -> dict[str, Any]:

@@ -222,6 +222,39 @@ def test_a_size_that_the_backbone_cannot_take_names_the_remedy() -> None:
         find_groups(network)
 
 
+def test_a_backbone_that_cannot_be_followed_is_refused_in_one_line() -> None:
+    network = PromptedClassifier("shufflenet_v2_x0_5", 4, prompt=PadPrompt(32, 4))
+    with pytest.raises(UserError, match="channels of this backbone cannot be followed"):
+        find_groups(network)
+
+
+class Nested(nn.Module):
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.part = part
+        inner = ShortcutNet()
+        self.add_module(part, nn.Sequential(nn.Conv2d(3, 3, 1), inner))
+        self.fc = nn.Linear(inner.head.out_features, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.get_submodule(self.part)(images))
+
+
+@pytest.mark.parametrize("part", ["layers", "groups", "take"])
+def test_parts_of_a_backbone_may_have_any_name(part: str) -> None:
+    network = PromptedClassifier(Nested(part), 4, mapping=IdentityMapping())
+    network.fit_mapping()
+    groups = find_groups(network, 12)
+    cut(network, groups, {g.name: torch.arange(g.channels) > 0 for g in groups}, 12)
+    assert {name: kept.numel() for name, kept in network.cuts.groups().items()} == {
+        group.name: group.channels for group in groups
+    }
+    fresh = PromptedClassifier(Nested(part), 4, mapping=IdentityMapping())
+    fresh.load_state_dict(copy.deepcopy(network).state_dict())
+    images = torch.rand(2, 3, 12, 12)
+    assert torch.equal(fresh.eval()(images), network.eval()(images))
+
+
 class Normed(nn.Module):
     def __init__(self, norm: nn.Module, groups: int = 1) -> None:
         super().__init__()

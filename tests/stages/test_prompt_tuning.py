@@ -9,9 +9,10 @@ from torch import Tensor
 from stages.toy_training import QUIET, ROWS, ToyData, fit, new_network, views_of
 from toy_run import KillAt, Killed, Parts
 from vpns_lightning.errors import UserError
-from vpns_lightning.network import FrequencyMapping, PromptedClassifier
-from vpns_lightning.pruners import Hydra
-from vpns_lightning.stages import PromptTuning
+from vpns_lightning.evaluation import evaluate
+from vpns_lightning.network import FrequencyMapping, IterativeMapping, PromptedClassifier
+from vpns_lightning.pruners import Hydra, Pruner, Stored
+from vpns_lightning.stages import PromptTuning, SubnetworkTuning
 
 pytestmark = [pytest.mark.filterwarnings(message) for message in QUIET]
 
@@ -97,6 +98,42 @@ def test_the_pilot_study_ends_with_the_prompt_and_resumes_exactly(tmp_path: Path
     resumed.fit(tmp_path / "cut")
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_only_the_prompt_learns_though_the_mapping_is_refitted(tmp_path: Path) -> None:
+    parts = Parts(views=("plain",), mapping=IterativeMapping(), prompt_stage={"epochs": 3})
+    parts.fit(tmp_path / "with")
+    without = Parts(views=("plain",), mapping=IterativeMapping())
+    without.fit(tmp_path / "without")
+    before = masked(without.network)
+    assert all(torch.equal(value, before[name]) for name, value in masked(parts.network).items())
+
+
+def unshown(pruner: Pruner | None = None) -> Parts:
+    """Return a pilot study in which no stage before the last one learns the prompt."""
+    parts = pilot()
+    parts.warmup = SubnetworkTuning(parts.network, epochs=2, views=("plain",), stage="warmup")
+    if pruner is not None:
+        parts.find.pruner = pruner
+    return parts
+
+
+def test_the_arm_without_a_prompt_has_the_mapping_and_statistics_of_that_with_it(
+    tmp_path: Path,
+) -> None:
+    parts = unshown()
+    parts.fit(tmp_path / "arm")
+    parts.network.prompt.delta.data.zero_()
+    arm = evaluate(parts.network, parts.data)["test_accuracy"]
+    result = unshown().fit(tmp_path / "pilot")
+    assert arm != result["stages"]["tune"]["accuracy"]["test_accuracy"]
+    assert result["accuracy_before_prompt"] == arm
+
+
+def test_a_prompt_that_was_inherited_is_there_before_it_is_tuned(tmp_path: Path) -> None:
+    pilot().fit(tmp_path / "source")
+    result = unshown(Stored(str(tmp_path / "source" / "masks.safetensors"))).fit(tmp_path / "run")
+    assert result["accuracy_before_prompt"] == result["stages"]["tune"]["accuracy"]["test_accuracy"]
 
 
 def test_the_mapping_is_fitted_on_the_sparse_network(tmp_path: Path) -> None:

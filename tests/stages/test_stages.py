@@ -156,6 +156,28 @@ def test_iterative_mapping_is_refitted_every_few_epochs(monkeypatch: pytest.Monk
     assert len(fitted) == 3  # before epochs 0, 2 and 4
 
 
+@pytest.mark.parametrize(
+    ("views", "prompted"),
+    [(("prompted",), True), (("prompted", "plain"), True), (("plain",), False)],
+)
+def test_iterative_mapping_is_refitted_on_the_images_that_are_trained_on(
+    monkeypatch: pytest.MonkeyPatch, views: tuple[str, ...], prompted: bool
+) -> None:
+    network = PromptedClassifier(ToyNet(), 4, prompt=PadPrompt(14, 3), mapping=IterativeMapping())
+    shown: list[bool] = []
+    count = network.count_predictions
+
+    def remember(batches: Any, *, prompted: bool) -> Tensor:
+        shown.append(prompted)
+        return count(batches, prompted=prompted)
+
+    monkeypatch.setattr(network, "count_predictions", remember)
+    data = {view: batches for view, batches in views_of(2).items() if view in views}
+    stage = SubnetworkTuning(network, epochs=3, views=views)
+    fit(stage, MappedData(**{"plain": views_of(2)["plain"], **data}))
+    assert shown == [False, prompted, prompted]
+
+
 class ScalarReads(TorchDispatchMode):
     """Counts operations that wait for the value of a tensor."""
 

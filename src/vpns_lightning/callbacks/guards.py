@@ -18,11 +18,15 @@ from vpns_lightning.stages.steps import log_interval
 
 
 def check_precision(precision: object) -> None:
-    """Refuse precisions that would store scores and weights in half precision.
+    """Refuse precisions that would store scores and weights in half or in double precision.
 
     Raises:
-        UserError: ``16-true``, ``bf16-true`` or alike.
+        UserError: ``16-true``, ``bf16-true``, ``64-true`` or alike.
     """
+    if str(precision) in {"64", "64-true"}:
+        raise UserError(
+            f"precision {precision!r} does not fit the images, which are float32: use 32-true"
+        )
     if str(precision) in {
         "16-true",
         "bf16-true",

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from vpns_lightning.errors import UserError
 
 Norm = nn.modules.batchnorm._BatchNorm
+# what backbones raise at a size they cannot take, and Torch-Pruning at operations it cannot follow
+FOREIGN_FAULTS = (
+    *(RuntimeError, ValueError, TypeError, AttributeError, AssertionError),
+    *(ArithmeticError, LookupError),
+)
 
 
 class Member(NamedTuple):
@@ -91,7 +96,7 @@ def trace(backbone: nn.Module, size: int, protected: set[str]) -> tuple[Any, lis
             )
             ignored = [backbone.get_submodule(name) for name in sorted(protected)]
             groups = list(graph.get_all_groups(ignored_layers=ignored))
-    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+    except FOREIGN_FAULTS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"the channels of this backbone cannot be followed at {size} px ({reason}): set "

@@ -145,7 +145,7 @@ class PromptedClassifier(nn.Module):
         Raises:
             UserError: A label lies outside 0..C-1.
         """
-        was_training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         cells = self.source_classes * self.num_classes
         counts = torch.zeros(cells, dtype=torch.int32, device=self.mean.device)
@@ -157,7 +157,9 @@ class PromptedClassifier(nn.Module):
             )
             cell = predicted * self.num_classes + labels.clamp(0, self.num_classes - 1)
             counts.scatter_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
-        self.train(was_training)
+        for module, training in modes:
+            # not all alike: while the prompt alone learns, the backbone stays in evaluation mode
+            module.training = training
         for label in extremes.tolist():
             if not 0 <= label < self.num_classes:
                 raise UserError(

@@ -55,9 +55,10 @@ class Cuts(nn.Module):
         """
         holder: nn.Module = self
         for part in layer.split("."):
-            if part not in holder._modules:
-                holder.add_module(part, nn.Module())
-            holder = holder.get_submodule(part)
+            # not by attribute: a backbone's parts may be called as methods are here, say "layers"
+            child = holder._modules.setdefault(part, nn.Module())
+            assert child is not None
+            holder = child
         known = getattr(holder, role, None)
         holder.register_buffer(role, kept.clone() if known is None else known & kept)
 

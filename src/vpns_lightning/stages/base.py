@@ -16,10 +16,10 @@ from torchmetrics.classification import MulticlassAccuracy
 from vpns_lightning._version import __version__
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer
+from vpns_lightning.pruners.base import Batch, BuildOptimizer, parameter_groups
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
-from vpns_lightning.stages.steps import check_views, derive_seed, log_interval
+from vpns_lightning.stages.steps import check_views, derive_seed, log_interval, refusing
 
 BuildScheduler = Callable[[Optimizer], LRScheduler]
 CHECKPOINT_SCHEMA = 1
@@ -143,12 +143,27 @@ class Stage(pl.LightningModule, ABC):
         return summed
 
     def configure_optimizers(self) -> Any:  # Lightning accepts several shapes
-        """Build the stage's optimisers and one scheduler for each."""
-        optimizers = self.make_optimizers()
+        """Build the stage's optimisers and one scheduler for each.
+
+        Raises:
+            UserError: One of them refuses its arguments.
+        """
+        with refusing(f"{self.stage}.optimizer"):
+            optimizers = self.make_optimizers()
         for optimizer in optimizers:
             self.guard.protect(optimizer, scaled=self.trainer.precision == "16-mixed")
-        schedule = self.build_scheduler or self._cosine
-        return optimizers, [schedule(optimizer) for optimizer in optimizers]
+        with refusing(f"{self.stage}.lr_scheduler"):
+            return optimizers, [self.make_scheduler(optimizer) for optimizer in optimizers]
+
+    def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        """Return the schedule of an optimiser, stepped once an epoch."""
+        if self.build_scheduler is not None:
+            return self.build_scheduler(optimizer)
+        return CosineAnnealingLR(optimizer, T_max=max(self.period, 1))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of what this stage may train, each with its learning rate if set."""
+        return self._apply_prompt_lr(parameter_groups(self.network))
 
     @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:
@@ -167,7 +182,8 @@ class Stage(pl.LightningModule, ABC):
         every = self.network.mapping.every
         # Lightning leaves this hook out when it resumes inside an epoch
         if every and self.current_epoch and self.current_epoch % every == 0:
-            fit_mapping(self.network, self.trainer, prompted=True)
+            # on what the stage trains on; where that is plain, a prompt of earlier stages is idle
+            fit_mapping(self.network, self.trainer, prompted="prompted" in self.views)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Seed torch for this step, so that resuming repeats dropout and prompt positions.
@@ -262,9 +278,6 @@ class Stage(pl.LightningModule, ABC):
 
     def _data(self) -> object:
         return getattr(self.trainer, "datamodule", None)
-
-    def _cosine(self, optimizer: Optimizer) -> LRScheduler:
-        return CosineAnnealingLR(optimizer, T_max=max(self.period, 1))
 
     def _apply_prompt_lr(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.prompt_lr is None:

@@ -1,12 +1,13 @@
 """After pruning, the prompt alone: can it recover what pruning lost?"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, gradient_step, parameter_groups
+from vpns_lightning.pruners.base import Batch, BuildOptimizer, gradient_step
 from vpns_lightning.sparsity import bake, unbake
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping, recalibrate
@@ -91,9 +92,13 @@ class PromptTuning(Stage):
         self.network.backbone.train()
         self.network.requires_grad_(True)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the prompt's group alone."""
+        return [group for group in super().parameter_groups() if group["name"] == "prompt"]
+
     def make_optimizers(self) -> list[Optimizer]:
         """Return one optimiser, of the prompt."""
-        return [self.build_optimizer(parameter_groups(self.network))]
+        return [self.build_optimizer(self.parameter_groups())]
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         """Take one optimiser step on the prompt."""

@@ -1,7 +1,8 @@
 """What a step of training looks at, what it draws from, and when it is logged."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 
@@ -44,3 +45,18 @@ def check_views(views: Sequence[str], unaugmented: Sequence[str]) -> None:
             raise UserError(f"view {view!r} is not one of {', '.join(VIEWS)}{nearest(view, VIEWS)}")
     if not views or len(set(views)) != len(views):
         raise UserError(f"views must name each view at most once and at least one, got {views}")
+
+
+@contextmanager
+def refusing(key: str) -> Iterator[None]:
+    """Say in one line which key of a config names what refuses its arguments.
+
+    Raises:
+        UserError: In place of a TypeError or ValueError.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from error

@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import SGD, Optimizer
 
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, gradient_step, parameter_groups
+from vpns_lightning.pruners.base import Batch, BuildOptimizer, gradient_step
 from vpns_lightning.sparsity import bake, unbake
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
@@ -73,7 +73,7 @@ class SubnetworkTuning(Stage):
 
     def make_optimizers(self) -> list[Optimizer]:
         """Return one optimiser of all parameters, the prompt in a group of its own."""
-        return [self.build_optimizer(self._apply_prompt_lr(parameter_groups(self.network)))]
+        return [self.build_optimizer(self.parameter_groups())]
 
     def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
         """Take one optimiser step on each view in turn."""
