@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -212,6 +213,53 @@ def test_predict_writes_class_names_and_probabilities(run: Path, tmp_path: Path)
         assert sum(values) == pytest.approx(1, abs=1e-4)
         assert values == sorted(values, reverse=True)
         assert {row[f"class_{k}"] for k in range(1, 11)} == {str(d) for d in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--top", "0"), "top must be at least 1, got 0"),
+        (("--top", "-1"), "top must be at least 1, got -1"),
+        (("--batch_size", "0"), "batch_size must be at least 1, got 0"),
+        (("--batch_size", "-3"), "batch_size must be at least 1, got -3"),
+        (("--output", "."), "name a file in it"),
+    ],
+)
+def test_predict_refuses_options_that_would_write_nothing(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, str],
+    said: str,
+) -> None:
+    noise(0, (20, 30)).save(tmp_path / "0.png")
+    output = tmp_path / "predictions.csv"
+    given = ("--run", str(run), "--images", str(tmp_path), "--output", str(output), *options)
+    assert said in refusal(capsys, "predict", *given)
+    assert not output.exists()
+
+
+def test_predict_names_the_image_that_is_none_and_its_own_remedy(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_text("no image")
+    given = ("--run", str(run), "--images", str(tmp_path), "--output", str(tmp_path / "p.csv"))
+    said = refusal(capsys, "predict", *given)
+    assert f"cannot decode image {tmp_path / 'broken.png'}" in said
+    assert "--data" not in said  # predict has no such option
+
+
+def test_predict_takes_file_names_of_any_bytes(run: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    folder = tmp_path / "images"
+    (folder / "a folder.png").mkdir(parents=True)
+    noise(0, (20, 30)).save(folder / name)
+    output = tmp_path / "p.csv"
+    cli.main(
+        ["predict", "--run", str(run), "--images", str(folder), "--output", str(output)],
+    )
+    _, row = output.read_bytes().splitlines()
+    assert row.startswith(b"caf\xe9.png,")
 
 
 def test_export_writes_a_plain_torchvision_network(run: Path, tmp_path: Path) -> None:

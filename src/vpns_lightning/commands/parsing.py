@@ -201,3 +201,14 @@ def parse_function(
     parser = ArgumentParser(prog=prog, description=" ".join(summary.split()), exit_on_error=False)
     parser.add_function_arguments(function, as_group=False, as_positional=False)
     return dict(parse(parser, import_plugins(arguments)).as_dict())
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """Return an option's value.
+
+    Raises:
+        UserError: It is below ``least``.
+    """
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value}")
+    return value
