@@ -99,6 +99,7 @@ def test_an_unknown_subcommand_names_the_nearest(capsys: pytest.CaptureFixture[s
         ("--network.prompt.pad_size=17", "pad_size 17 px does not fit a canvas of 32 px"),
         ("--data.input_size=48", "canvas of 32 px"),
         ("--data.batch_size=0", "batch_size"),
+        ("--data.num_workers=-1", "num_workers must be >= 0"),
         ("--network.weights=IMAGENET1K_V9", "did you mean 'IMAGENET1K_V1'"),
         ("--network.weights=nowhere.safetensors", "does not exist"),
         ("--trainer.precision=16-true", "use bf16-mixed"),
