@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,20 @@ class RunFolder:
         (self.path / ".writable").unlink()
 
     def read_result(self) -> dict[str, Any] | None:
-        """Return ``result.json``, or None while the run is not finished."""
+        """Return ``result.json``, or None while the run is not finished.
+
+        Raises:
+            UserError: It is damaged.
+        """
         if not self.result.is_file():
             return None
-        result: dict[str, Any] = json.loads(self.result.read_text())
+        result: Any = None
+        with suppress(ValueError):
+            result = json.loads(self.result.read_text())
+        if not isinstance(result, dict):
+            raise UserError(
+                f"{self.result} is damaged: delete it, and the same vpns fit writes it again"
+            )
         return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -72,11 +82,15 @@ class RunFolder:
         """Return the stored config.
 
         Raises:
-            UserError: There is none: no run was started here.
+            UserError: There is none, so no run was started here, or it is damaged.
         """
         if not self.config.is_file():
             raise UserError(f"{self.path} is no run folder: it has no config.yaml")
-        config: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        config: Any = None
+        with suppress(yaml.YAMLError, ValueError):
+            config = yaml.safe_load(self.config.read_text())
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config} is damaged: restore it, or start a run anew elsewhere")
         return config
 
     def keep_config(self, config: Mapping[str, Any]) -> None:
