@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,28 @@ def test_test_reports_the_accuracy_of_the_result(
     result = json.loads((run / "result.json").read_text())
     for key in ("test_accuracy", "test_accuracy_plain", "test_images"):
         assert printed[key] == result[key]
+
+
+def test_test_refuses_images_of_other_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for root, classes in {"own": "abc", "others": "abd", "fewer": "ab"}.items():
+        for name in (f"{split}/{each}" for split in ("train", "test") for each in classes):
+            (tmp_path / root / name).mkdir(parents=True)
+            for index in range(3):
+                noise(index, (8, 8)).save(tmp_path / root / name / f"{index}.png")
+    config = tmp_path / "config.yaml"
+    images = {"root": str(tmp_path / "own"), "input_size": 32, "batch_size": 4, "num_workers": 0}
+    data = {"class_path": "ImageFolder", "init_args": images}
+    config.write_text(yaml.safe_dump(BASE | {"data": data}))
+    run = tmp_path / "run"
+    fit_command.run([f"--config={config}", f"--trainer.default_root_dir={run}"])
+    shutil.copytree(tmp_path / "own", tmp_path / "copy")
+    cli.main(["test", "--run", str(run), "--root", str(tmp_path / "copy")])
+    assert '"test_images": 9' in capsys.readouterr().out
+    given = ("test", "--run", str(run), "--root")
+    assert "they differ in c, d" in refusal(capsys, *given, str(tmp_path / "others"))
+    assert "knows 3 classes" in refusal(capsys, *given, str(tmp_path / "fewer"))
 
 
 def test_predict_writes_class_names_and_probabilities(run: Path, tmp_path: Path) -> None:
