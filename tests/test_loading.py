@@ -189,6 +189,13 @@ def test_a_config_that_describes_no_network_is_one_line(
     assert "config.yaml does not describe a run" in refusal(capsys, "test", "--run", str(given))
 
 
+def test_a_card_of_a_run_without_a_prompt_claims_no_accuracy_with_one(tmp_path: Path) -> None:
+    run = write_folder(tmp_path / "run", finished_network(prompt=False), **RESULT)
+    card = card_of(run, tmp_path / "net.safetensors")
+    assert "| accuracy | 0.8125 |" in card
+    assert "accuracy with" not in card
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])
 @pytest.mark.parametrize("content", [b"", b"[", b"\xff\xfe"])
 def test_a_damaged_file_of_a_run_is_named(
