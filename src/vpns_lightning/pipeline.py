@@ -30,7 +30,7 @@ from vpns_lightning.evaluation import evaluate
 from vpns_lightning.grid_cell import share_warmup, take_warmup
 from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV, end_stage, for_stage
-from vpns_lightning.machine import as_list, check_run, quiet_lightning, tune_ddp
+from vpns_lightning.machine import as_list, check_run, quiet_lightning, same_norms, tune_ddp
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.processes import is_first_process
 from vpns_lightning.results import collect, stage_summary
@@ -168,7 +168,7 @@ class _Run:
         resume = str(checkpoint) if checkpoint.is_file() else None
         if resume:
             say(f"stage {stage.stage!r} goes on from {checkpoint}")
-        with quiet_lightning():
+        with quiet_lightning(), same_norms(self.network):
             loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
             trainer = self._trainer(stage, loggers)
             # set here, not passed to fit: stages look at it before Lightning would set it
