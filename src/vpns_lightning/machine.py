@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,8 +15,9 @@ from vpns_lightning.callbacks import check_precision
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pruners import Structured
 from vpns_lightning.sparsity import replace_module
-from vpns_lightning.stages import Stage
+from vpns_lightning.stages import MaskFinding, Stage
 
 # each is expected here and would only make users look for a fault
 EXPECTED_WARNINGS = (
@@ -57,6 +59,16 @@ def check_run(
         network.prompt.check_input_size(data.input_size)
     if any(stage.network is not network for stage in stages):
         raise UserError("all stages must hold the network that is passed to fit_stages")
+
+
+def rehearse(find: MaskFinding) -> None:
+    """Let a pruner of channels look at a copy of the network before a warm-up is spent on it.
+
+    Raises:
+        UserError: Its channels cannot be removed as asked.
+    """
+    if isinstance(find.pruner, Structured):
+        deepcopy(find.pruner).attach(deepcopy(find.network), find.sparsity)
 
 
 def tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:

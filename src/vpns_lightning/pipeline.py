@@ -30,7 +30,14 @@ from vpns_lightning.evaluation import evaluate
 from vpns_lightning.grid_cell import share_warmup, take_warmup
 from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV, end_stage, for_stage
-from vpns_lightning.machine import as_list, check_run, quiet_lightning, same_norms, tune_ddp
+from vpns_lightning.machine import (
+    as_list,
+    check_run,
+    quiet_lightning,
+    rehearse,
+    same_norms,
+    tune_ddp,
+)
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.processes import is_first_process
 from vpns_lightning.results import collect, stage_summary
@@ -80,6 +87,8 @@ def fit_stages(
     stages = [stage for stage in (warmup, find, tune, prompt) if stage is not None]
     check_run(network, data, machine, stages)
     run = RunFolder(run_dir)
+    if warmup is not None and not run.handoff.is_file():
+        rehearse(find)
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
