@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,7 @@ def test_an_unknown_subcommand_names_the_nearest(capsys: pytest.CaptureFixture[s
         ("--network.prompt.pad_size=17", "pad_size 17 px does not fit a canvas of 32 px"),
         ("--data.input_size=48", "canvas of 32 px"),
         ("--data.batch_size=0", "batch_size"),
+        ("--data.num_workers=-1", "num_workers must be >= 0"),
         ("--network.weights=IMAGENET1K_V9", "did you mean 'IMAGENET1K_V1'"),
         ("--network.weights=nowhere.safetensors", "does not exist"),
         ("--trainer.precision=16-true", "use bf16-mixed"),
@@ -203,6 +206,28 @@ def test_test_reports_the_accuracy_of_the_result(
         assert printed[key] == result[key]
 
 
+def test_test_refuses_images_of_other_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for root, classes in {"own": "abc", "others": "abd", "fewer": "ab"}.items():
+        for name in (f"{split}/{each}" for split in ("train", "test") for each in classes):
+            (tmp_path / root / name).mkdir(parents=True)
+            for index in range(3):
+                noise(index, (8, 8)).save(tmp_path / root / name / f"{index}.png")
+    config = tmp_path / "config.yaml"
+    images = {"root": str(tmp_path / "own"), "input_size": 32, "batch_size": 4, "num_workers": 0}
+    data = {"class_path": "ImageFolder", "init_args": images}
+    config.write_text(yaml.safe_dump(BASE | {"data": data}))
+    run = tmp_path / "run"
+    fit_command.run([f"--config={config}", f"--trainer.default_root_dir={run}"])
+    shutil.copytree(tmp_path / "own", tmp_path / "copy")
+    cli.main(["test", "--run", str(run), "--root", str(tmp_path / "copy")])
+    assert '"test_images": 9' in capsys.readouterr().out
+    given = ("test", "--run", str(run), "--root")
+    assert "they differ in c, d" in refusal(capsys, *given, str(tmp_path / "others"))
+    assert "knows 3 classes" in refusal(capsys, *given, str(tmp_path / "fewer"))
+
+
 def test_predict_writes_class_names_and_probabilities(run: Path, tmp_path: Path) -> None:
     for index in range(3):
         noise(index, (20, 30)).save(tmp_path / f"{index}.png")
@@ -221,6 +246,53 @@ def test_predict_writes_class_names_and_probabilities(run: Path, tmp_path: Path)
         assert sum(values) == pytest.approx(1, abs=1e-4)
         assert values == sorted(values, reverse=True)
         assert {row[f"class_{k}"] for k in range(1, 11)} == {str(d) for d in range(10)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--top", "0"), "top must be at least 1, got 0"),
+        (("--top", "-1"), "top must be at least 1, got -1"),
+        (("--batch_size", "0"), "batch_size must be at least 1, got 0"),
+        (("--batch_size", "-3"), "batch_size must be at least 1, got -3"),
+        (("--output", "."), "name a file in it"),
+    ],
+)
+def test_predict_refuses_options_that_would_write_nothing(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, str],
+    said: str,
+) -> None:
+    noise(0, (20, 30)).save(tmp_path / "0.png")
+    output = tmp_path / "predictions.csv"
+    given = ("--run", str(run), "--images", str(tmp_path), "--output", str(output), *options)
+    assert said in refusal(capsys, "predict", *given)
+    assert not output.exists()
+
+
+def test_predict_names_the_image_that_is_none_and_its_own_remedy(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_text("no image")
+    given = ("--run", str(run), "--images", str(tmp_path), "--output", str(tmp_path / "p.csv"))
+    said = refusal(capsys, "predict", *given)
+    assert f"cannot decode image {tmp_path / 'broken.png'}" in said
+    assert "--data" not in said  # predict has no such option
+
+
+def test_predict_takes_file_names_of_any_bytes(run: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    folder = tmp_path / "images"
+    (folder / "a folder.png").mkdir(parents=True)
+    noise(0, (20, 30)).save(folder / name)
+    output = tmp_path / "p.csv"
+    cli.main(
+        ["predict", "--run", str(run), "--images", str(folder), "--output", str(output)],
+    )
+    _, row = output.read_bytes().splitlines()
+    assert row.startswith(b"caf\xe9.png,")
 
 
 def test_export_writes_a_plain_torchvision_network(run: Path, tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """A run folder alone gives a ready network: in Python, through torch.hub, and with its card."""
 
+import importlib
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import vpns_lightning as vpns
@@ -148,3 +152,61 @@ def test_the_first_stages_facts_are_checked_before_the_network_is_built(
     save_network(tmp_path / "handoff.safetensors", network, {"stage": "tune", "sparsity": 0.9})
     with pytest.raises(vpns.UserError, match="lacks 'dataset'"):
         vpns.load(tmp_path)
+
+
+def copied(run: Path, target: Path, **config: Any) -> Path:
+    """Return a copy of a run folder, keys of its config's network replaced."""
+    shutil.copytree(run, target)
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    stored["network"] |= config
+    (target / "config.yaml").write_text(yaml.safe_dump(stored))
+    return target
+
+
+def test_a_run_folder_cannot_import_a_foreign_module(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_prompts.py").write_text(
+        f"import os; os.mkdir({str(tmp_path / 'ran')!r})\n"
+        "from vpns_lightning import PadPrompt\nclass Thing(PadPrompt): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    prompt = {"class_path": "evil_prompts.Thing", "init_args": {"canvas_size": SIDE, "pad_size": 4}}
+    given = copied(run, tmp_path / "run", prompt=prompt)
+    assert "--plugins evil_prompts" in refusal(capsys, "test", "--run", str(given))
+    with pytest.raises(vpns.UserError, match="--plugins evil_prompts"):
+        vpns.load(given)
+    assert not (tmp_path / "ran").exists()
+    # a program that has imported its own classes needs no more
+    importlib.import_module("evil_prompts")
+    assert type(vpns.load(given).prompt).__name__ == "Thing"
+
+
+def test_a_config_that_describes_no_network_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = copied(run, tmp_path / "run", prompt={"class_path": "os.system", "init_args": {}})
+    assert "config.yaml does not describe a run" in refusal(capsys, "test", "--run", str(given))
+
+
+def test_a_card_of_a_run_without_a_prompt_claims_no_accuracy_with_one(tmp_path: Path) -> None:
+    run = write_folder(tmp_path / "run", finished_network(prompt=False), **RESULT)
+    card = card_of(run, tmp_path / "net.safetensors")
+    assert "| accuracy | 0.8125 |" in card
+    assert "accuracy with" not in card
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json"])
+@pytest.mark.parametrize("content", [b"", b"[", b"\xff\xfe"])
+def test_a_damaged_file_of_a_run_is_named(
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+) -> None:
+    given = copied(run, tmp_path / "run")
+    (given / name).write_bytes(content)
+    output = str(tmp_path / "net.safetensors")
+    said = refusal(capsys, "export", "--run", str(given), "--output", output)
+    assert f"{given / name} is damaged" in said

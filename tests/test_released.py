@@ -17,6 +17,7 @@ from reference.released_checkpoint import MEAN, STD, Checkpoint, corner, frame
 from test_cli import refusal
 from toy_data import noise
 from vpns_lightning import cli
+from vpns_lightning.commands import importing
 from vpns_lightning.pruners import Stored
 from vpns_lightning.released import masks_from, network_arguments, network_from, read_released
 from vpns_lightning.sparsity import get_masks
@@ -254,6 +255,27 @@ def test_a_folder_with_a_run_is_left_alone(
     assert "holds a run already" in refusal(capsys, *command(checkpoint, imported))
 
 
+def test_an_import_that_was_stopped_can_be_repeated(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "evaluate", interrupted)
+        with pytest.raises(SystemExit):
+            cli.main(command(checkpoint, tmp_path / "run"))
+    cli.main(command(checkpoint, tmp_path / "run"))
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_names_that_data_parallel_training_left_are_read(made: Checkpoint, tmp_path: Path) -> None:
+    content = made.content()
+    content["state_dict"] = {f"module.{k}": v for k, v in content["state_dict"].items()}
+    torch.save(content, tmp_path / "best.pth")
+    agree(convert(tmp_path / "best.pth", "squeezenet1_1", 10, 0.9), made)
+
+
 class Evil:
     """Pickled code that would make a folder."""
 
@@ -286,6 +308,7 @@ def test_what_is_no_such_checkpoint_is_refused_with_the_reason(
         "key 'visual_prompt' is missing": {"state_dict": state},
         "it holds a list": [1, 2],
         "does not map names to tensors": whole | {"state_dict": {"a": 1}},
+        "map names to tensors": whole | {"state_dict": {5: torch.zeros(1)}},
         "no layer has 'popup_scores'": whole
         | {"state_dict": {k: v for k, v in state.items() if k not in scores}},
         "lacks the tensor 'mask'": without(whole, "visual_prompt", "mask"),
@@ -295,6 +318,8 @@ def test_what_is_no_such_checkpoint_is_refused_with_the_reason(
         "no list of source classes": whole | {"mapping_sequence": torch.tensor([0.5, 1.0])},
         "must be (3, S, S)": whole
         | {"visual_prompt": {"program": torch.zeros(3, 4, 5), "mask": torch.zeros(3, 4, 5)}},
+        "got (3, 0, 0)": whole
+        | {"visual_prompt": {"program": torch.zeros(3, 0, 0), "mask": torch.zeros(3, 0, 0)}},
         "holds more than tensors": whole | {"args": Evil(tmp_path / "ran")},
     }
     for said, content in cases.items():

@@ -54,6 +54,13 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> Wholes:
     return runs
 
 
+def test_channels_that_cannot_go_are_refused_before_the_warm_up(tmp_path: Path) -> None:
+    parts = Parts(pruner=vpns.Slim(scope="global", min_keep=8), sparsity=0.9)
+    with pytest.raises(vpns.UserError, match="cannot be removed when every group keeps 8"):
+        parts.fit(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_result_counts_channels_and_costs_before_and_after(wholes: Wholes, method: str) -> None:
     parts, result, _ = wholes[method]

@@ -82,13 +82,18 @@ def _facts(
     asked = config.get("find", config.get("imported", {})).get("sparsity")
     prompt = "none" if network.prompt is None else type(network.prompt).__name__
     versions = result.get("versions", {"vpns_lightning": about["version"]})
+    reached = {
+        "accuracy with the prompt": "test_accuracy",
+        "accuracy without": "test_accuracy_plain",
+    }
+    if network.prompt is None:
+        reached = {"accuracy": "test_accuracy"}
     return {
         "method": result.get("method", "not finished: after stage " + str(about["stage"])),
         "data": f"{about['dataset']}, {network.num_classes} classes, {about['input_size']} px",
         "sparsity asked": _number(asked),
         "sparsity measured": _number(about["sparsity"]),
-        "accuracy with the prompt": _number(accuracy.get("test_accuracy")),
-        "accuracy without": _number(accuracy.get("test_accuracy_plain")),
+        **{name: _number(accuracy.get(key)) for name, key in reached.items()},
         "test images": accuracy.get("test_images") or "not measured",
         "prompt": prompt,
         "pretrained weights": about["weights"] or "none",

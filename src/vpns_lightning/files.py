@@ -17,8 +17,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     file as it was.
 
     Raises:
-        UserError: The folder cannot be written or the disk is full.
+        UserError: The path names no file, the folder cannot be written or the disk is full.
     """
+    if not path.name:
+        raise UserError(f"{str(path)!r} is a folder, not a file to write: name a file in it")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

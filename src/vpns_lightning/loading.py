@@ -1,5 +1,8 @@
 """A network back from its run folder, which alone is enough."""
 
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,59 @@ from vpns_lightning.sparsity import unmask_layers
 
 # what a run's hand-off says besides what its network is
 FACTS = ("stage", "sparsity", "dataset", "input_size", "class_names")
+
+
+TRUSTED_PACKAGES = ("vpns_lightning", "torch", "torchvision", "lightning", "pytorch_lightning")
+# keys whose value may be a bare class path instead of a class_path mapping
+CLASS_KEYS = {
+    *("data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
+    *("logger", "callbacks", "plugins", "strategy", "profiler"),
+}
+_trusted = set(TRUSTED_PACKAGES)
+
+
+def trust(package: str) -> None:
+    """Let configs name classes of a package that the user named."""
+    _trusted.add(package)
+
+
+def check_class_paths(
+    content: Any, file: str, *, imported: bool = False
+) -> None:  # any YAML content
+    """Refuse a config that would have another package imported, before it is.
+
+    Args:
+        content: Of the config.
+        file: What it is, for the message.
+        imported: Packages that the calling program has imported will do; nothing new runs then.
+
+    Raises:
+        UserError: It names a class of a package that is neither ours nor the user's.
+    """
+    for class_path in _class_paths(content):
+        package, _, name = class_path.partition(".")
+        known = package in _trusted or (imported and package in sys.modules)
+        if name and not known:
+            raise UserError(
+                f"{file} names the class {class_path}: configs may only name classes "
+                f"of {', '.join(TRUSTED_PACKAGES)}; import your own with --plugins {package}"
+            )
+
+
+def _class_paths(tree: Any) -> Iterator[str]:  # any YAML content
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == "class_path" and isinstance(value, str):
+                yield value
+            else:
+                yield from _class_paths(value)
+            if key in CLASS_KEYS:
+                yield from (
+                    v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
+                )
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from _class_paths(item)
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -61,10 +117,13 @@ def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
         accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
 
     Raises:
-        UserError: It is no run folder, was not started by ``vpns fit``, or no stage is finished.
+        UserError: It is no run folder, was not started by ``vpns fit``, no stage is finished, or
+            its config names a class of a package that nobody named.
     """
     folder = RunFolder(path)
     config = folder.read_config()
+    parts = {key: config[key] for key in ("network", "data") if key in config}
+    check_class_paths(parts, str(folder.config), imported=True)
     if not folder.handoff.is_file():
         raise UserError(f"no stage of {folder.path} is finished yet: run vpns fit to its end")
     about = read_about(folder.handoff)
@@ -125,10 +184,18 @@ def _build(
             f"{folder.path} was not started by vpns fit, so its config does not say how to build "
             "the network: build it yourself and call vpns_lightning.handoff.load_network"
         )
-    config = parser.parse_object({"network": {**arguments, **known}})
+    config = _parsed(parser, {"network": {**arguments, **known}}, str(folder.config))
     network: PromptedClassifier = instantiate(parser, config).network
     network.weights_name = about["weights"]
     return network
+
+
+def _parsed(parser: ArgumentParser, arguments: dict[str, Any], file: str) -> Namespace:
+    try:
+        parsed: Namespace = parser.parse_object(arguments)
+        return parsed
+    except ArgumentError as error:
+        raise UserError(f"{file} does not describe a run: {' '.join(str(error).split())}") from None
 
 
 def load_data(config: dict[str, Any], **changes: object) -> ImageData:
@@ -143,7 +210,7 @@ def load_data(config: dict[str, Any], **changes: object) -> ImageData:
     data = config["data"]
     given = {key: value for key, value in changes.items() if value is not None}
     arguments = {**data.get("init_args", {}), **given}
-    parsed = parser.parse_object({"data": {**data, "init_args": arguments}})
+    parsed = _parsed(parser, {"data": {**data, "init_args": arguments}}, "the run's config")
     module: ImageData = instantiate(parser, parsed).data
     module.seed = config.get("seed_everything", module.seed)
     return module

@@ -4,18 +4,23 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
 
 from vpns_lightning.callbacks import check_precision
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.stages import Stage, rehearse
+from vpns_lightning.pruners import Structured
+from vpns_lightning.sparsity import replace_module
+from vpns_lightning.stages import MaskFinding, Stage, rehearse
 
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # each is expected here and would only make users look for a fault
 EXPECTED_WARNINGS = (
     ".*does not have many workers which may be a bottleneck.*",  # cached images need none
@@ -66,6 +71,16 @@ def check_run(
         rehearse(stage)
 
 
+def check_channels(find: MaskFinding) -> None:
+    """Let a pruner of channels look at a copy of the network before a warm-up is spent on it.
+
+    Raises:
+        UserError: Its channels cannot be removed as asked.
+    """
+    if isinstance(find.pruner, Structured):
+        deepcopy(find.pruner).attach(deepcopy(find.network), find.sparsity)
+
+
 def tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:
     """Set what DDP should do here, whichever way the user asked for it."""
     if not isinstance(trainer.strategy, DDPStrategy):
@@ -112,6 +127,39 @@ def trainer_options_refused(
         raise
     except faults as error:
         raise UserError(f"trainer: {error}") from error
+
+
+@contextmanager
+def same_norms(network: nn.Module) -> Iterator[None]:
+    """Put batch normalisation back as it was once a stage is over.
+
+    Under ``trainer.sync_batchnorm`` Lightning replaces it, and afterwards leaves a class of its own
+    that the next stage could neither gate nor cut.
+    """
+    kinds = {name: type(layer) for name, layer in network.named_modules()}
+    yield
+    for name, layer in list(network.named_modules()):
+        kind = kinds.get(name, type(layer))
+        replaced = kind in PLAIN_NORMS and type(layer) is not kind
+        if replaced and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            replace_module(network, name, _as_kind(kind, layer))
+
+
+def _as_kind(kind: type[Any], layer: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+    """Return batch normalisation of a class that shares all tensors with ``layer``."""
+    norm: nn.Module = kind(
+        layer.num_features,
+        layer.eps,
+        layer.momentum,
+        layer.affine,
+        layer.track_running_stats,
+        device="meta",
+    )
+    for name, parameter in layer._parameters.items():
+        norm.register_parameter(name, parameter)
+    for name, buffer in layer._buffers.items():
+        norm.register_buffer(name, buffer)
+    return norm.train(layer.training)
 
 
 def as_list(value: Any) -> list[Any]:

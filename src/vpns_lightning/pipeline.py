@@ -32,8 +32,10 @@ from vpns_lightning.handoff import load_network, read_about, save_masks
 from vpns_lightning.loggers import MetricsCSV, end_stage, for_stage
 from vpns_lightning.machine import (
     as_list,
+    check_channels,
     check_run,
     quiet_lightning,
+    same_norms,
     trainer_options_refused,
     tune_ddp,
 )
@@ -87,6 +89,8 @@ def fit_stages(
     stages = [stage for stage in (warmup, find, tune, prompt) if stage is not None]
     check_run(network, data, machine, stages)
     run = RunFolder(run_dir)
+    if warmup is not None and not run.handoff.is_file():
+        check_channels(find)
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
@@ -169,7 +173,7 @@ class _Run:
         resume = str(checkpoint) if checkpoint.is_file() else None
         if resume:
             say(f"stage {stage.stage!r} goes on from {checkpoint}")
-        with quiet_lightning():
+        with quiet_lightning(), same_norms(self.network):
             loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
             # strategies that do not fit the accelerator, or do not exist, are ValueErrors
             with trainer_options_refused((MisconfigurationException, ValueError)):

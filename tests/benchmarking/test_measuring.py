@@ -234,6 +234,25 @@ def test_a_runtime_that_fails_is_named_and_the_others_are_measured(
     assert {each["runtime"] for each in found["timings"]} == {"eager"}
 
 
+def test_a_training_step_that_cannot_be_taken_leaves_the_timings() -> None:
+    normalised = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    )
+    network = PromptedClassifier(normalised, 5, mapping=IdentityMapping()).eval()
+    network.fit_mapping()
+    found = measure(network, network, 8, quick("eager")._replace(memory_batch=1))
+    assert found["timings"]
+    assert not found["training_memory_bytes"]
+    (missing,) = found["not_measured"]
+    assert missing["runtime"] == "training memory"
+    assert "larger memory_batch" in missing["reason"]
+    assert "training memory on cpu: not measured" in markdown(found)
+
+
 def test_2_4_needs_a_linear_layer_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(weight: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("shape")

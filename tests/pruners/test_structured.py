@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,6 +24,7 @@ from reference.structured_pruning import (
 )
 from reference.toy_networks import toy_batches
 from vpns_lightning.errors import UserError
+from vpns_lightning.machine import same_norms
 from vpns_lightning.network import (
     ChannelGroup,
     IdentityMapping,
@@ -417,6 +419,10 @@ def test_slim_leaves_groups_without_normalisation_whole() -> None:
             "7 of 9 channels cannot be removed",
         ),
         (lambda: DepGraph().attach(cut_once(), 0.5), "channels of this network were cut before"),
+        (
+            lambda: StructuredVPNs(input_size=8).attach(without_factors(), 0.5),
+            "layer '1' cannot carry a gate",
+        ),
     ],
     ids=str,
 )
@@ -438,6 +444,11 @@ def zeros() -> PromptedClassifier:
     return network
 
 
+def without_factors() -> PromptedClassifier:
+    layers = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(144, 5))
+    return PromptedClassifier(nn.Sequential(*layers), 5, mapping=IdentityMapping())
+
+
 def cut_once() -> PromptedClassifier:
     network = toy()
     DepGraph().finish(network, 0.5)
@@ -450,6 +461,38 @@ def test_replaced_normalisation_is_noticed() -> None:
     network.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(network.backbone)
     with pytest.raises(UserError, match=r"trainer\.sync_batchnorm replaces"):
         pruner.optimizers(network, torch.optim.SGD)
+
+
+def test_slim_ranks_synchronised_normalisation_as_any_other() -> None:
+    networks = toy(), toy()
+    for network in networks:
+        pruner = Slim()
+        pruner.attach(network, 0.5)
+        if network is networks[1]:  # as Lightning does under DDP, behind the pruner's back
+            network.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(network.backbone)
+        pruner.finish(network, 0.5)
+    own, synchronised = (network.cuts.groups() for network in networks)
+    assert own.keys() == synchronised.keys()
+    assert all(torch.equal(own[name], synchronised[name]) for name in own)
+
+
+@pytest.mark.parametrize("pruner", [StructuredVPNs, Slim, DepGraph])
+def test_channels_are_cut_after_a_stage_that_synchronised_normalisation(
+    pruner: type[Structured],
+) -> None:
+    network = toy()
+    before = network.state_dict()
+    kinds = [type(module) for module in network.modules()]
+    with same_norms(network):
+        sync = TorchSyncBatchNorm()
+        sync.revert(sync.apply(network))
+        assert [type(module) for module in network.modules()] != kinds
+    assert [type(module) for module in network.modules()] == kinds
+    after = network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    pruner().finish(network, 0.5)
+    assert network.cuts.groups()
 
 
 def test_bad_importances_are_named() -> None:

@@ -73,7 +73,7 @@ def measure(
         timings, missing = _time_all(pruned, dense, input_size, plan, folder, say)
     for timing in timings:
         timing["realised"] = timing["speedup"] / counts["macs"]["ratio"]
-    memory = _memory(pruned, dense, input_size, plan, say)
+    memory = _memory(pruned, dense, input_size, plan, say, missing)
     return {
         "schema": SCHEMA,
         "backbone": pruned.backbone_name,
@@ -190,15 +190,24 @@ def _memory(
     input_size: int,
     plan: Plan,
     say: Callable[[str], object],
+    missing: list[dict[str, str]],
 ) -> list[dict[str, Any]]:
-    """Return the peak memory of a training step of both networks on every device."""
+    """Return the peak memory of a training step of both networks on every device.
+
+    Where there is none, the reason goes into ``missing``: the timings before it are not lost.
+    """
     found = []
     for name in plan.devices if plan.memory_batch else ():
         say(f"peak memory of a training step on {name}, batch {plan.memory_batch}")
-        peaks = [
-            training_memory(network, input_size, plan.memory_batch, torch.device(name))
-            for network in (dense, pruned)
-        ]
+        try:
+            peaks = [
+                training_memory(network, input_size, plan.memory_batch, torch.device(name))
+                for network in (dense, pruned)
+            ]
+        except ValueError as error:  # batch normalisation cannot train on one value of a channel
+            reason = f"{error}: choose a larger memory_batch"
+            missing.append({"device": name, "runtime": "training memory", "reason": reason})
+            continue
         found.append({"device": name, "batch_size": plan.memory_batch, **_pair(*peaks)})
     return found
 

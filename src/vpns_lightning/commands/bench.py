@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from vpns_lightning.benchmarking import DEFAULT, Plan, chosen_runtimes, markdown, measure, show
-from vpns_lightning.commands.parsing import parse_function
+from vpns_lightning.commands.parsing import at_least, parse_function
 from vpns_lightning.errors import UserError
 from vpns_lightning.files import write_text
 from vpns_lightning.loading import dense_twin, load_run, pick_device
@@ -50,9 +50,9 @@ def bench(
         devices=_devices(devices),
         runtimes=chosen_runtimes(runtimes),
         batch_sizes=_batch_sizes(batch_sizes),
-        memory_batch=_at_least("memory_batch", memory_batch, 0),
-        rounds=_at_least("rounds", rounds, 1),
-        warmup=_at_least("warmup", warmup, 0),
+        memory_batch=at_least("memory_batch", memory_batch, 0),
+        rounds=at_least("rounds", rounds, 1),
+        warmup=at_least("warmup", warmup, 0),
         seconds=seconds,
     )
     loaded = load_run(run)
@@ -89,12 +89,6 @@ def _batch_sizes(text: str) -> list[int]:
     if min(sizes) < 1:
         raise UserError(f"batch_sizes are numbers of images such as 1,64, got {text!r}")
     return sizes
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    if value < least:
-        raise UserError(f"{name} must be at least {least}, got {value}")
-    return value
 
 
 def run(arguments: Sequence[str]) -> None:

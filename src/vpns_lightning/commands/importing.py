@@ -83,6 +83,9 @@ def run(arguments: Sequence[str]) -> None:
         network.prompt.check_input_size(data.input_size)
     about = _about(released, network, data)
     with folder.locked():
+        result = _collect(network.to(device), data, config.sparsity, about)
+        result["command"] = shlex.join(["vpns", "import", *arguments])
+        # only now: a folder whose import was stopped can be imported into again
         folder.keep_config(
             {
                 "imported": {
@@ -94,8 +97,6 @@ def run(arguments: Sequence[str]) -> None:
                 "data": _plain(parser, config)["data"],
             }
         )
-        result = _collect(network.to(device), data, config.sparsity, about)
-        result["command"] = shlex.join(["vpns", "import", *arguments])
         save_network(folder.handoff, network.cpu(), about)
         load_network(folder.handoff, network)
         save_masks(folder.masks, network, {**about, "method": result["method"]})
@@ -165,6 +166,8 @@ def _say(folder: RunFolder, result: dict[str, Any]) -> None:
             "the data set is not there, so no accuracy was measured and classes are numbers: "
             f"vpns test --run {folder.path} --root FOLDER measures"
         )
+    elif result["prompt"] is None:
+        print(f"test accuracy {result['test_accuracy']:.4f}; there is no prompt")
     else:
         print(
             f"test accuracy {result['test_accuracy']:.4f} with the prompt, "

@@ -11,15 +11,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.data import ImageData
 from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.loading import check_class_paths, trust
 from vpns_lightning.network import LabelMapping, Prompt
 from vpns_lightning.pruners import Pruner
 
-TRUSTED_PACKAGES = ("vpns_lightning", "torch", "torchvision", "lightning", "pytorch_lightning")
-# keys whose value may be a bare class path instead of a class_path mapping
-CLASS_KEYS = {
-    *("data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
-    *("logger", "callbacks", "plugins", "strategy", "profiler"),
-}
 BASES: dict[str, type] = {
     "data": ImageData,
     "find.pruner": Pruner,
@@ -127,17 +122,8 @@ def read_config_file(path: Path) -> Any:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config file {path} is no YAML: {error}") from None
-    for class_path in _class_paths(content):
-        package, _, name = class_path.partition(".")
-        if name and package not in TRUSTED_PACKAGES and package not in _plugins:
-            raise UserError(
-                f"config file {path} names the class {class_path}: configs may only name classes "
-                f"of {', '.join(TRUSTED_PACKAGES)}; import your own with --plugins {package}"
-            )
+    check_class_paths(content, f"config file {path}")
     return content
-
-
-_plugins: set[str] = set()
 
 
 def import_plugins(arguments: Sequence[str]) -> list[str]:
@@ -169,24 +155,8 @@ def import_plugins(arguments: Sequence[str]) -> list[str]:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise UserError(f"plugin {name!r} cannot be imported: {error}") from None
-        _plugins.add(module.partition(".")[0])
+        trust(module.partition(".")[0])
     return rest
-
-
-def _class_paths(tree: Any) -> Iterator[str]:  # any YAML content
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            if key == "class_path" and isinstance(value, str):
-                yield value
-            else:
-                yield from _class_paths(value)
-            if key in CLASS_KEYS:
-                yield from (
-                    v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)
-                )
-    elif isinstance(tree, list):
-        for item in tree:
-            yield from _class_paths(item)
 
 
 def parse_function(
@@ -201,3 +171,14 @@ def parse_function(
     parser = ArgumentParser(prog=prog, description=" ".join(summary.split()), exit_on_error=False)
     parser.add_function_arguments(function, as_group=False, as_positional=False)
     return dict(parse(parser, import_plugins(arguments)).as_dict())
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """Return an option's value.
+
+    Raises:
+        UserError: It is below ``least``.
+    """
+    if value < least:
+        raise UserError(f"{name} must be at least {least}, got {value}")
+    return value

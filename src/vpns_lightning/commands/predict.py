@@ -8,7 +8,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from vpns_lightning.commands.parsing import parse_function
+from vpns_lightning.commands.parsing import at_least, parse_function
 from vpns_lightning.data.images import decode, resize
 from vpns_lightning.data.transforms import EvalTransform
 from vpns_lightning.errors import UserError
@@ -41,6 +41,8 @@ def classify(
         batch_size: Images at a time.
         accelerator: cpu, cuda or auto.
     """
+    at_least("top", top, 1)
+    at_least("batch_size", batch_size, 1)
     files = _image_files(Path(images))
     loaded = load_run(run, accelerator=accelerator)
     names = loaded.about["class_names"]
@@ -49,7 +51,11 @@ def classify(
     precision = loaded.config.get("trainer", {}).get("precision")
     transform = EvalTransform(loaded.about["input_size"])
     header = [f"{kind}_{k}" for k in range(1, top + 1) for kind in ("class", "probability")]
-    with whole_file(Path(output)) as temporary, temporary.open("w", newline="") as file:
+    with (
+        whole_file(Path(output)) as temporary,
+        # names that are no UTF-8 are written as they are on disk
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["image", *header])
         for batch in track(list(_batches(files, batch_size)), "predicting"):
@@ -66,13 +72,13 @@ def classify(
 
 def _read(path: Path, size: int) -> Tensor:
     """Return one image as uint8 (3, size, size), resized as in evaluation."""
-    return torch.from_numpy(resize(decode(path, 0), size).copy()).permute(2, 0, 1)
+    return torch.from_numpy(resize(decode(path), size).copy()).permute(2, 0, 1)
 
 
 def _image_files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     return files

@@ -70,7 +70,7 @@ class ImageData(LightningDataModule, ABC):
         seed: int = 7,
     ) -> None:
         super().__init__()
-        check_options(input_size, batch_size, validation)
+        check_options(input_size, batch_size, validation, num_workers)
         self.name: str = type(self).__name__
         self.root = Path(root).expanduser()
         self.input_size = input_size

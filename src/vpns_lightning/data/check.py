@@ -55,7 +55,9 @@ class CheckReport:
         )
 
 
-def check_options(input_size: int, batch_size: int, validation: float) -> None:
+def check_options(
+    input_size: int, batch_size: int, validation: float, num_workers: int | None
+) -> None:
     """Refuse numbers that no data set can be used with.
 
     Raises:
@@ -65,6 +67,8 @@ def check_options(input_size: int, batch_size: int, validation: float) -> None:
         raise UserError(
             f"input_size and batch_size must be >= 1, got {input_size} and {batch_size}"
         )
+    if num_workers is not None and num_workers < 0:
+        raise UserError(f"num_workers must be >= 0, got {num_workers}; null chooses")
     if not 0 <= validation < 1:
         raise UserError(
             f"validation must be in [0, 1), got {validation}; 0 validates on the test split"

@@ -71,12 +71,12 @@ class BadImageError(UserError):
     """An image file that is missing, empty, truncated or no image at all."""
 
 
-def decode(path: Path, index: int) -> Image.Image:
+def decode(path: Path, index: int | None = None) -> Image.Image:
     """Return the image in `path` as RGB, whatever its mode on disk.
 
     Args:
         path: File in any format and mode PIL reads (grey, palette, CMYK and RGBA included).
-        index: Position of the file in its split, for the message.
+        index: Position of the file in its split, for the message; None for a file of no data set.
 
     Raises:
         BadImageError: The file cannot be decoded.
@@ -88,6 +88,10 @@ def decode(path: Path, index: int) -> Image.Image:
         reason = "the file does not exist" if not path.exists() else str(error) or repr(error)
     except Image.DecompressionBombError as error:
         reason = str(error)
+    if index is None:
+        raise BadImageError(
+            f"cannot decode image {path}: {reason}; restore the file, or take it away"
+        )
     raise BadImageError(
         f"cannot decode image {index}, {path}: {reason}; restore the file, or continue without "
         f"such images with --data.on_bad_image skip"

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from vpns_lightning.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier
+from vpns_lightning.network.channel_graph import Norm
 from vpns_lightning.pruners.structured import Structured
 from vpns_lightning.sparsity import ChannelScope
 
@@ -52,7 +53,7 @@ class Slim(Structured):
         Raises:
             UserError: See :meth:`Structured.attach`; the backbone has no batch normalisation.
         """
-        if not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.backbone.modules()):
+        if not any(isinstance(m, Norm) for m in network.backbone.modules()):
             raise UserError(
                 f"Slim ranks channels by batch normalisation, which {network.backbone_name} has "
                 "not: use vgg16_bn or a ResNet, or the DepGraph pruner"
@@ -80,7 +81,7 @@ class Slim(Structured):
             count = torch.zeros_like(total)
             for member in group.members:
                 layer = network.backbone.get_submodule(member.layer)
-                if not isinstance(layer, torch.nn.BatchNorm2d) or layer.weight is None:
+                if not isinstance(layer, Norm) or layer.weight is None:
                     continue
                 index, channel = (p.to(total.device) for p in (member.positions, member.channel))
                 total.index_add_(0, channel, layer.weight.abs().float()[index])

@@ -157,7 +157,8 @@ def _makers(network: PromptedClassifier, group: ChannelGroup) -> list[_Place]:
     for member in group.members:
         layer = network.backbone.get_submodule(member.layer)
         if member.bare or isinstance(layer, nn.BatchNorm2d):
-            _refuse_unless(member.whole(), member)
+            factors = layer.weight is not None  # normalisation may have none
+            _refuse_unless(member.whole() and factors, member)
             places.append(_Place(member.layer, None))
     return places
 
@@ -178,5 +179,5 @@ def _refuse_unless(possible: bool, member: Member) -> None:
     if not possible:
         raise UserError(
             f"layer {member.layer!r} cannot carry a gate, because it takes channels of several "
-            "groups or is excluded: choose other find.pruner.gates, or DepGraph"
+            "groups, has no factors or is excluded: choose other find.pruner.gates, or DepGraph"
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 from vpns_lightning.errors import UserError
 
 SCORES = ".popup_scores"
+PARALLEL = "module."  # what DataParallel puts before every name
 
 
 class Released(NamedTuple):
@@ -53,8 +54,11 @@ def read_released(path: str | Path) -> Released:
         if key not in content:
             refuse(path, f"key {key!r} is missing")
     state = content["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         refuse(path, "'state_dict' does not map names to tensors")
+    state = {name.removeprefix(PARALLEL): value for name, value in state.items()}
     scores = {n.removesuffix(SCORES): v for n, v in state.items() if n.endswith(SCORES)}
     weights = {n: v for n, v in state.items() if not n.endswith(SCORES)}
     if not scores:
@@ -118,7 +122,7 @@ def _prompt_in(path: Path, prompt: Any) -> tuple[Tensor | None, Tensor | None]:
             refuse(path, f"'visual_prompt' lacks the tensor {key!r} (a random prompt has no mask)")
     program, mask = prompt["program"].detach(), prompt["mask"]
     side = program.shape[-1] if program.ndim else 0
-    if program.shape != (3, side, side) or mask.shape != program.shape:
+    if not side or program.shape != (3, side, side) or mask.shape != program.shape:
         refuse(
             path,
             f"'program' and 'mask' must be (3, S, S), got {tuple(program.shape)} and "
