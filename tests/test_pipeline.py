@@ -119,6 +119,15 @@ def test_a_changed_machine_is_no_other_config() -> None:
     assert len(config_differences(old, old | {"find": {"sparsity": 0.8}})) == 1
 
 
+def test_a_config_that_differs_in_everything_is_refused_in_a_line_one_can_read(
+    tmp_path: Path,
+) -> None:
+    run = RunFolder(tmp_path)
+    run.keep_config({f"key{i}": 1 for i in range(20)})
+    with pytest.raises(vpns.UserError, match=r"key0: 1 there, 2 now; .*; and 10 more\. Choose"):
+        run.keep_config({f"key{i}": 2 for i in range(20)})
+
+
 PLACES = [("warmup", 0, 1), ("warmup", 1, 0), ("find", 0, 0), ("find", 1, 1), ("find", 1, -1)]
 
 
@@ -245,6 +254,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         ({"precision": "64-true"}, "use 32-true"),
         ({"strategy": "ddp_spawn"}, "use ddp"),
         ({"gradient_clip_val": 1.0}, "no effect on manual optimisation"),
+        ({"sync_batchnorm": True, "accelerator": "cpu"}, "sync_batchnorm needs GPUs"),
     ],
 )
 def test_trainer_options_that_cannot_work_are_refused(

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
@@ -54,6 +55,10 @@ def check_run(
     for key, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
         if machine.get(key, neutral) not in (None, neutral):
             raise UserError(f"trainer.{key} has no effect on manual optimisation: leave it out")
+    if machine.get("sync_batchnorm") and (
+        machine.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    ):
+        raise UserError("trainer.sync_batchnorm needs GPUs: leave it out on a CPU")
     if machine.get("limit_train_batches") == 0 and any(stage.epochs for stage in stages):
         raise UserError(
             "trainer.limit_train_batches 0 leaves no batch to train on: set it to 1 or more, or "

@@ -11,6 +11,7 @@ import yaml
 from vpns_lightning.errors import UserError
 from vpns_lightning.files import lock, sweep_temporaries, write_text
 
+SHOWN = 10  # differing keys that a refusal names
 # what may differ when a run is resumed: where and how it is computed, not what
 MACHINE_KEYS = (
     "trainer",
@@ -107,8 +108,10 @@ class RunFolder:
             return
         differing = config_differences(self.read_config(), config)
         if differing:
+            shown = "; ".join(differing[:SHOWN])
+            more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
             raise UserError(
-                f"{self.path} holds a run with another config: {'; '.join(differing)}. Choose "
+                f"{self.path} holds a run with another config: {shown}{more}. Choose "
                 "another trainer.default_root_dir, or repeat the old command to resume that run"
             )
 
