@@ -47,6 +47,20 @@ def check_run(
         UserError: Class counts, image size, precision, strategy, an optimiser or a schedule do not
             fit, or there is no batch to train on.
     """
+    _check_options(machine, stages)
+    if data.num_classes != network.num_classes:
+        raise UserError(
+            f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}"
+        )
+    if network.prompt is not None:
+        network.prompt.check_input_size(data.input_size)
+    if any(stage.network is not network for stage in stages):
+        raise UserError("all stages must hold the network that is passed to fit_stages")
+    for stage in stages:
+        rehearse(stage)
+
+
+def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     check_precision(machine.get("precision"))
     if "spawn" in str(machine.get("strategy")) or "notebook" in str(machine.get("strategy")):
         raise UserError(
@@ -64,16 +78,6 @@ def check_run(
             "trainer.limit_train_batches 0 leaves no batch to train on: set it to 1 or more, or "
             "the epochs of a stage that shall not train to 0"
         )
-    if data.num_classes != network.num_classes:
-        raise UserError(
-            f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}"
-        )
-    if network.prompt is not None:
-        network.prompt.check_input_size(data.input_size)
-    if any(stage.network is not network for stage in stages):
-        raise UserError("all stages must hold the network that is passed to fit_stages")
-    for stage in stages:
-        rehearse(stage)
 
 
 def check_channels(find: MaskFinding) -> None:
