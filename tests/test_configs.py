@@ -86,7 +86,7 @@ def config_id(path: Path) -> str:
 
 
 def slow_if_large(path: Path) -> Any:  # pytest's ParameterSet has no public name
-    marks = [pytest.mark.slow] if path.stem.startswith("vgg16") else []
+    marks = [pytest.mark.slow] if path.stem.startswith(("vgg16", "resnet50")) else []
     return pytest.param(path, id=config_id(path), marks=marks)
 
 
