@@ -18,8 +18,6 @@ from vpns_lightning.sparsity import unmask_layers
 
 # what a run's hand-off says besides what its network is
 FACTS = ("stage", "sparsity", "dataset", "input_size", "class_names")
-
-
 TRUSTED_PACKAGES = ("vpns_lightning", "torch", "torchvision", "lightning", "pytorch_lightning")
 # keys whose value may be a bare class path instead of a class_path mapping
 CLASS_KEYS = {
@@ -34,9 +32,7 @@ def trust(package: str) -> None:
     _trusted.add(package)
 
 
-def check_class_paths(
-    content: Any, file: str, *, imported: bool = False
-) -> None:  # any YAML content
+def check_class_paths(content: Any, file: str, *, imported: bool = False) -> None:
     """Refuse a config that would have another package imported, before it is.
 
     Args:

@@ -116,7 +116,7 @@ def _curve(label: str, runs: Sequence[Run], axis: Axis, measure: Measure) -> Cur
         if measure.value(run) is not None:
             levels[axis.group(run)].append(run)
     for level, group in levels.items():
-        twice = _repeated(run.seed for run in group)
+        twice = _repeated(run.seed for run in group if run.seed is not None)
         if twice is not None:
             same = [str(run.path.parent) for run in group if run.seed == twice]
             where = f"{axis.label.partition(' (')[0]} {level}"
@@ -156,11 +156,9 @@ def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
     return [Curve("Dense, warm-up", (Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, ()),))]
 
 
-def _repeated(seeds: Iterable[int | None]) -> int | None:
+def _repeated(seeds: Iterable[int]) -> int | None:
     seen: set[int] = set()
     for seed in seeds:
-        if seed is None:
-            continue
         if seed in seen:
             return seed
         seen.add(seed)
