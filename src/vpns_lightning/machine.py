@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -116,26 +115,6 @@ def quiet_lightning() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-@contextmanager
-def trainer_options_refused(
-    faults: tuple[type[Exception], ...] = (MisconfigurationException,),
-) -> Iterator[None]:
-    """Say in one line what Lightning's Trainer does not take.
-
-    Args:
-        faults: Exceptions that mean this.
-
-    Raises:
-        UserError: In place of them.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except faults as error:
-        raise UserError(f"trainer: {error}") from error
 
 
 @contextmanager

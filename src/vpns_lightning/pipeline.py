@@ -36,7 +36,6 @@ from vpns_lightning.machine import (
     check_run,
     quiet_lightning,
     same_norms,
-    trainer_options_refused,
     tune_ddp,
 )
 from vpns_lightning.network import PromptedClassifier
@@ -44,7 +43,7 @@ from vpns_lightning.processes import is_first_process, say
 from vpns_lightning.results import collect, stage_summary
 from vpns_lightning.run_folder import RunFolder
 from vpns_lightning.settings import outline
-from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
+from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
 from vpns_lightning.summary import draw_summary, print_table
 
 
@@ -176,11 +175,11 @@ class _Run:
         with quiet_lightning(), same_norms(self.network):
             loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
             # strategies that do not fit the accelerator, or do not exist, are ValueErrors
-            with trainer_options_refused((MisconfigurationException, ValueError)):
+            with refusing("trainer", (MisconfigurationException, ValueError)):
                 trainer = self._trainer(stage, loggers)
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
-            with trainer_options_refused():
+            with refusing("trainer", (MisconfigurationException,)):
                 trainer.fit(stage, datamodule=self.data, weights_only=True)
             (hand_off,) = (c for c in callbacks_of(trainer) if isinstance(c, FreezeMasks))
             if trainer.state.finished and not hand_off.done:

@@ -48,15 +48,21 @@ def check_views(views: Sequence[str], unaugmented: Sequence[str]) -> None:
 
 
 @contextmanager
-def refusing(key: str) -> Iterator[None]:
+def refusing(
+    key: str, faults: tuple[type[Exception], ...] = (TypeError, ValueError)
+) -> Iterator[None]:
     """Say in one line which key of a config names what refuses its arguments.
 
+    Args:
+        key: The key.
+        faults: Exceptions that mean this.
+
     Raises:
-        UserError: In place of a TypeError or ValueError.
+        UserError: In place of them.
     """
     try:
         yield
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
+    except faults as error:
         raise UserError(f"{key}: {error}") from error
