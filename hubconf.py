@@ -25,6 +25,6 @@ def run(path: str, accelerator: str = "cpu") -> nn.Module:
         path: The run folder.
         accelerator: cpu, cuda or auto.
     """
-    from vpns_lightning.loading import load
+    from vpns_lightning.runs.loading import load
 
     return load(path, accelerator=accelerator)

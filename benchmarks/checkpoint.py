@@ -20,7 +20,7 @@ import torch
 from _harness import Figure, parser, report, settle
 from counts import Batches, finding, new_network, silence
 
-from vpns_lightning.callbacks import AtomicCheckpointIO, EpochCheckpoint
+from vpns_lightning.training.callbacks import AtomicCheckpointIO, EpochCheckpoint
 
 
 class Timed(EpochCheckpoint):

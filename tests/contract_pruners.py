@@ -12,9 +12,9 @@ import torch
 import vpns_lightning as vpns
 from reference.toy_networks import ToyNet
 from vpns_lightning import pruners
-from vpns_lightning.handoff import save_masks
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import Pruner
+from vpns_lightning.runs.handoff import save_masks
 from vpns_lightning.sparsity import get_masks
 from vpns_lightning.sparsity.masks import tensors_hash
 

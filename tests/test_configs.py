@@ -15,8 +15,8 @@ import yaml
 from toy_data import make_layout
 from vpns_lightning.commands.fit import as_record, fit_parser, run
 from vpns_lightning.commands.parsing import parse
-from vpns_lightning.handoff import save_masks
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
+from vpns_lightning.runs.handoff import save_masks
 from vpns_lightning.sparsity import select, set_masks
 
 CONFIGS = Path(__file__).parents[1] / "configs"

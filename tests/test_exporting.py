@@ -12,9 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vpns_lightning import export_formats, exporting
-from vpns_lightning.errors import UserError
-from vpns_lightning.exporting import export
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.exporting import checked, export, formats
 from vpns_lightning.network import (
     ExpansivePrompt,
     FixPrompt,
@@ -221,7 +220,7 @@ def test_the_network_is_left_untouched(suffix: str, tmp_path: Path) -> None:
 def test_a_file_that_answers_otherwise_never_appears(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "unmask_layers", faulty_unmask)
+    monkeypatch.setattr(checked, "unmask_layers", faulty_unmask)
     path = tmp_path / f"net{suffix}"
     path.write_text("before")
     with pytest.raises(RuntimeError, match="differ from the network's"):
@@ -233,8 +232,8 @@ def test_a_file_that_answers_otherwise_never_appears(
 def test_a_file_that_lost_zeros_never_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "unmask_layers", faulty_unmask)
-    monkeypatch.setattr(exporting, "_check_answers", lambda expected, answers: None)
+    monkeypatch.setattr(checked, "unmask_layers", faulty_unmask)
+    monkeypatch.setattr(checked, "_check_answers", lambda expected, answers: None)
     with pytest.raises(RuntimeError, match="pruned weights"):
         export(finished(), tmp_path / "net.pt2", input_size=10)
     assert not list(tmp_path.iterdir())
@@ -300,7 +299,7 @@ def test_an_onnx_that_could_not_be_checked_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        export_formats, "find_spec", lambda name: None if name == "onnxruntime" else object()
+        formats, "find_spec", lambda name: None if name == "onnxruntime" else object()
     )
     with pytest.raises(UserError, match=r'onnxruntime.*pip install "vpns-lightning\[export\]"'):
         export(finished(), tmp_path / "net.onnx")

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 import vpns_lightning as vpns
 from toy_run import Parts
-from vpns_lightning.errors import UserError
-from vpns_lightning.grid_cell import environment, grid_facts, take_warmup
-from vpns_lightning.handoff import copy_network, read_about
-from vpns_lightning.loggers import for_stage, prepare_wandb
-from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.grid_cell import environment, grid_facts, take_warmup
+from vpns_lightning.runs.handoff import copy_network, read_about
+from vpns_lightning.training.loggers import for_stage, prepare_wandb
 
 
 def told(monkeypatch: pytest.MonkeyPatch, cell: str, warmup: Path | None) -> None:

@@ -13,51 +13,41 @@ import vpns_lightning
 ROOT = Path(vpns_lightning.__file__).parent
 
 # every room with the rooms it may import besides itself; what comes later imports what came before
-FACTS = {"_version", "errors"}
+FACTS = {"_version", "base"}
 TENSORS = FACTS | {"sparsity", "network"}
 LEARNING = TENSORS | {"pruners", "stages"}
 ALLOWED: dict[str, set[str]] = {
     "_version": set(),
-    "errors": set(),
-    "files": {"errors"},
-    "sparsity": {"errors"},
-    "network": {"errors", "sparsity"},
-    "pruners": {"errors", "network", "sparsity"},
+    "base": set(),
+    "sparsity": {"base"},
+    "network": {"base", "sparsity"},
+    "pruners": {"base", "network", "sparsity"},
     "stages": LEARNING - {"stages"},
-    "data": {"errors", "files"},
-    "handoff": TENSORS | {"files"},
-    "export_formats": TENSORS,
-    "exporting": TENSORS | {"export_formats", "files"},
-    "processes": set(),
-    "evaluation": {"data", "network"},
-    "loggers": {"errors", "files", "grid_cell"},
-    "run_folder": {"errors", "files"},
-    "grid_cell": {"errors", "files", "handoff", "run_folder"},
-    "card": {"files", "network"},
+    "data": {"base"},
+    "exporting": TENSORS,
     "benchmarking": TENSORS | {"exporting"},
     "released": TENSORS,
-    "loading": {"data", "errors", "handoff", "network", "run_folder", "sparsity"},
-    "settings": {"data", "network", "stages"},
-    "results": LEARNING | {"data", "files", "grid_cell", "settings"},
-    "summary": {"data", "files", "loggers", "network", "run_folder"},
-    "callbacks": LEARNING | {"files", "handoff"},
+    "runs": LEARNING | {"data"},
+    "training": LEARNING | {"data", "runs"},
+    "grid": LEARNING | {"data", "runs"},
+    "report": FACTS,
 }
 # rooms whose third-party packages are few on purpose
 PACKAGES: dict[str, set[str]] = {
     "_version": set(),
-    "errors": set(),
-    "files": set(),
+    # processes asks Lightning which of several it is
+    "base": {"lightning"},
     "sparsity": {"torch", "numpy"},
     # the graph of channels and their removal are Torch-Pruning's
     "network": {"torch", "torchvision", "safetensors", "torch_pruning"},
     # Stored reads masks from a file; nothing here writes one
     "pruners": {"torch", "safetensors"},
     "stages": {"torch", "lightning", "torchmetrics", "rich"},
-    "handoff": {"torch", "safetensors"},
+    "report": {"matplotlib", "yaml"},
     "cli": set(),
 }
 # whatever imports these sits at the top; nothing below may
-TOP = {"pipeline", "machine", "cli", "commands", "experiments"}
+TOP = {"cli", "commands"}
 
 
 def room_of(path: Path) -> str:

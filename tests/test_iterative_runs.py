@@ -13,7 +13,7 @@ import torch
 import vpns_lightning as vpns
 from test_pipeline import assert_same
 from toy_run import KillAt, KillAtEnd, Killed, Parts
-from vpns_lightning.loggers import read_metrics
+from vpns_lightning.runs.metrics import read_metrics
 from vpns_lightning.sparsity import get_masks
 
 METHODS: dict[str, Callable[[], vpns.Pruner]] = {

@@ -15,7 +15,7 @@ import vpns_lightning as vpns
 from test_cli import refusal
 from toy_folder import SIDE, finished_network, write_folder
 from vpns_lightning import cli
-from vpns_lightning.card import fits_torchvision
+from vpns_lightning.exporting.card import fits_torchvision
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 
 ROOT = Path(__file__).parents[1]
@@ -146,7 +146,7 @@ def test_a_backbone_with_fewer_channels_is_not_torchvision_s() -> None:
 def test_the_first_stages_facts_are_checked_before_the_network_is_built(
     run: Path, tmp_path: Path, network: PromptedClassifier
 ) -> None:
-    from vpns_lightning.handoff import save_network
+    from vpns_lightning.runs.handoff import save_network
 
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
     save_network(tmp_path / "handoff.safetensors", network, {"stage": "tune", "sparsity": 0.9})

@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 import vpns_lightning as vpns
 from toy_run import KillAt, KillAtEnd, Killed, Parts
-from vpns_lightning.handoff import read_about
-from vpns_lightning.loggers import read_metrics
-from vpns_lightning.run_folder import RunFolder, config_differences
+from vpns_lightning.runs.folder import RunFolder, config_differences
+from vpns_lightning.runs.handoff import read_about
+from vpns_lightning.runs.metrics import read_metrics
 
 RUN_FILES = ("config.yaml", "handoff.safetensors", "masks.safetensors", "metrics.csv")
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import vpns_lightning as vpns
 from toy_run import KillAt, Killed, Parts
-from vpns_lightning.settings import headline, options, protocol
+from vpns_lightning.runs.settings import headline, options, protocol
 
 
 @pytest.fixture(scope="module")

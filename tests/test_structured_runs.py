@@ -21,9 +21,9 @@ from toy_data import noise
 from toy_run import KillAt, KillAtEnd, Killed, Parts
 from vpns_lightning import cli
 from vpns_lightning.exporting import export
-from vpns_lightning.handoff import load_network
-from vpns_lightning.loading import load_run
-from vpns_lightning.loggers import read_metrics
+from vpns_lightning.runs.handoff import load_network
+from vpns_lightning.runs.loading import load_run
+from vpns_lightning.runs.metrics import read_metrics
 
 METHODS: dict[str, Callable[[], vpns.Pruner]] = {
     "structured_vpns": vpns.StructuredVPNs,

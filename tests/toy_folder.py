@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from vpns_lightning.handoff import save_masks, save_network
 from vpns_lightning.network import FrequencyMapping, PadPrompt, PromptedClassifier
-from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.handoff import save_masks, save_network
 from vpns_lightning.sparsity import get_masks, sparsity_report
 
 SIDE = 32  # px

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vpns_lightning._version import __version__
 
 if TYPE_CHECKING:
+    from vpns_lightning.base.errors import UserError
     from vpns_lightning.data import (
         CIFAR10,
         CIFAR100,
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
         StanfordCars,
         TinyImageNet,
     )
-    from vpns_lightning.errors import UserError
     from vpns_lightning.exporting import export
-    from vpns_lightning.loading import load
     from vpns_lightning.network import (
         ExpansivePrompt,
         FixPrompt,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
         RandomMapping,
         RandomPrompt,
     )
-    from vpns_lightning.pipeline import fit_stages
     from vpns_lightning.pruners import (
         LTH,
         OMP,
@@ -65,7 +63,9 @@ if TYPE_CHECKING:
         SynFlow,
         Wanda,
     )
+    from vpns_lightning.runs.loading import load
     from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
+    from vpns_lightning.training.pipeline import fit_stages
 
 _HOMES = {
     "data": (
@@ -121,10 +121,10 @@ _HOMES = {
         "Pruner",
     ),
     "stages": ("MaskFinding", "SubnetworkTuning", "PromptTuning"),
-    "pipeline": ("fit_stages",),
-    "loading": ("load",),
+    "training.pipeline": ("fit_stages",),
+    "runs.loading": ("load",),
     "exporting": ("export",),
-    "errors": ("UserError",),
+    "base.errors": ("UserError",),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 

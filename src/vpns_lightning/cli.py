@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vpns_lightning._version import __version__
-from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.base.errors import UserError, nearest
 
 # subcommand: (module, what it does)
 COMMANDS = {

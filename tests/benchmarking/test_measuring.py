@@ -11,6 +11,7 @@ from torch import nn
 
 from toy_folder import SIDE, finished_network, write_folder
 from vpns_lightning import cli
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.benchmarking import (
     Missing,
     Plan,
@@ -26,9 +27,8 @@ from vpns_lightning.benchmarking import (
     training_memory,
     two_of_four,
 )
-from vpns_lightning.errors import UserError
-from vpns_lightning.loading import dense_twin, load_run
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
+from vpns_lightning.runs.loading import dense_twin, load_run
 from vpns_lightning.sparsity import get_masks, masked_layers, unmask_layers
 
 

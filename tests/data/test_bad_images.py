@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import toy_data
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.data import BadImageError, ImageFolder
-from vpns_lightning.errors import UserError
 
 BAD: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda good: b"",

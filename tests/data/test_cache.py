@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 import toy_data
-from vpns_lightning.data import ImageData, ImageFolder, cache, images
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.data import ImageData, ImageFolder
+from vpns_lightning.data.images import cache, decode
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def _build_slowly(root: Path) -> None:
         time.sleep(0.2)
         return Image.open(path).convert("RGB")
 
-    images.decode = slow  # type: ignore[assignment]
+    decode.decode = slow  # type: ignore[assignment]
     module(root, cache="resized").setup()
 
 

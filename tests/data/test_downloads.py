@@ -7,7 +7,7 @@ import pytest
 
 import toy_data
 from vpns_lightning import data
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 
 DOWNLOADABLE = ["CIFAR10", "CIFAR100", "DTD", "Flowers102", "Food101", "OxfordPets", "TinyImageNet"]
 

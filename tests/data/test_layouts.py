@@ -8,8 +8,8 @@ import pytest
 
 import toy_data
 from vpns_lightning import data
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.data import ImageData, ImageFolder, StanfordCars
-from vpns_lightning.errors import UserError
 
 CLASSES = {
     "CIFAR10": 10,

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 import toy_data
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.data import Digits, EvalTransform, ImageFolder
-from vpns_lightning.errors import UserError
 
 View = tuple[Tensor, Tensor]
 

@@ -13,8 +13,8 @@ from torchvision.transforms.functional import InterpolationMode
 
 import toy_data
 from vpns_lightning.data import EvalTransform, TrainTransform, stream_key
-from vpns_lightning.data.images import Pixels, resize
-from vpns_lightning.data.transforms import _gather
+from vpns_lightning.data.images.decode import Pixels, resize
+from vpns_lightning.data.images.transforms import _gather
 
 KEY = stream_key(7, "find", "prompted", 3)
 

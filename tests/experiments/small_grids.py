@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from vpns_lightning.experiments.cells import Cell, expand
-from vpns_lightning.experiments.grid_file import read_grid
+from vpns_lightning.grid.cells import Cell, expand
+from vpns_lightning.grid.file import read_grid
 
 GRID: dict[str, Any] = {
     "name": "fig0",

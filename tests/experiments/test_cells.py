@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from small_grids import cells_of, resolve, write_grid
 
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.cells import expand, level, slug
-from vpns_lightning.experiments.grid_file import read_grid
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.grid.cells import expand, level, slug
+from vpns_lightning.grid.file import read_grid
 
 
 def test_a_grid_is_the_product_of_methods_sparsities_and_seeds(tmp_path: Path) -> None:

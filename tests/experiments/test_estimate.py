@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vpns_lightning.experiments.estimate import gradient_steps, stage_epochs, training_images
+from vpns_lightning.grid.estimate import gradient_steps, stage_epochs, training_images
 
 
 def config(pruner: str = "Hydra", **changes: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from vpns_lightning.commands.grid import resolver
-from vpns_lightning.experiments.cells import Cell, Resolve, expand
-from vpns_lightning.experiments.estimate import gradient_steps
-from vpns_lightning.experiments.grid_file import read_grid
+from vpns_lightning.grid.cells import Cell, Resolve, expand
+from vpns_lightning.grid.estimate import gradient_steps
+from vpns_lightning.grid.file import read_grid
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "grid").glob("*.yaml"))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from small_grids import cells_of
 
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.schedule import GridRun, Stop
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.grid.schedule import GridRun, Stop
 
 ray = pytest.importorskip("ray")
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_fit.py")))
@@ -61,7 +61,7 @@ def test_crashes_stops_and_a_lost_machine(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One test of three parts: a cluster takes seconds to start."""
-    from vpns_lightning.experiments.engines.ray import RayEngine
+    from vpns_lightning.grid.engines.ray import RayEngine
 
     def grid(plan: dict[str, list[str]], folder: Path, stop: Stop | None = None) -> GridRun:
         folder.mkdir(exist_ok=True)
@@ -139,13 +139,13 @@ def test_crashes_stops_and_a_lost_machine(
 def test_jobs_share_what_the_machines_have(
     machines: list[dict[str, float]], slots: int, cores: float, gpus: float
 ) -> None:
-    from vpns_lightning.experiments.engines.ray import share
+    from vpns_lightning.grid.engines.ray import share
 
     assert share(machines, slots) == {"num_cpus": cores, "num_gpus": gpus}
 
 
 def test_a_cluster_that_does_not_answer_is_said_in_one_line() -> None:
-    from vpns_lightning.experiments.engines.ray import RayEngine
+    from vpns_lightning.grid.engines.ray import RayEngine
 
     with pytest.raises(UserError, match=r"no Ray cluster answers at '127.0.0.1:1'"):
         RayEngine(None, "127.0.0.1:1")

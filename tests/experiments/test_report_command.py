@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from toy_results import grid, result, write
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.cli import main
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.definitions import IDS
-from vpns_lightning.experiments.report import make_report
+from vpns_lightning.report.definitions import IDS
+from vpns_lightning.report.make import make_report
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from toy_results import PAD, grid, result
 
-from vpns_lightning.experiments.definitions import DEFINITIONS, Definition
-from vpns_lightning.experiments.exhibits import Exhibit, build
-from vpns_lightning.experiments.figures import STYLES, styles_of, unbroken
-from vpns_lightning.experiments.membership import members, overview
-from vpns_lightning.experiments.results_table import Run
+from vpns_lightning.report.definitions import DEFINITIONS, Definition
+from vpns_lightning.report.exhibits import Exhibit, build
+from vpns_lightning.report.figures import STYLES, styles_of, unbroken
+from vpns_lightning.report.membership import members, overview
+from vpns_lightning.report.runs import Run
 
 BY_ID = {definition.id: definition for definition in DEFINITIONS}
 

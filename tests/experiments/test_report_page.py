@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from toy_results import PAD, grid, result, write
 
-from vpns_lightning.experiments.report import make_report
+from vpns_lightning.report.make import make_report
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), ""

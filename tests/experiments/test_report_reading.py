@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from toy_results import PAD, grid, result, write
 
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.comparability import mixture, remarks
-from vpns_lightning.experiments.results_table import Run, read_results, rows, to_csv
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.report.comparability import mixture, remarks
+from vpns_lightning.report.runs import Run, read_results, rows, to_csv
 
 NEW_KEYS = (
     *("prompt", "mapping", "pruner", "input_size", "batch_size", "precision", "train_images"),

@@ -7,13 +7,13 @@ import pytest
 import yaml
 from toy_results import grid, result
 
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.definitions import DEFINITIONS
-from vpns_lightning.experiments.exhibits import build
-from vpns_lightning.experiments.hyperparameters import hyperparameter_table, overlaid
-from vpns_lightning.experiments.membership import members, overview
-from vpns_lightning.experiments.results_table import Run
-from vpns_lightning.experiments.tables import (
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.report.definitions import DEFINITIONS
+from vpns_lightning.report.exhibits import build
+from vpns_lightning.report.hyperparameters import hyperparameter_table, overlaid
+from vpns_lightning.report.membership import members, overview
+from vpns_lightning.report.runs import Run
+from vpns_lightning.report.tables import (
     Cell,
     Table,
     cost_tables,

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 from small_grids import cells_of
 
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.engines.base import Job
-from vpns_lightning.experiments.engines.local import LocalEngine, slot_environment
-from vpns_lightning.experiments.schedule import GridRun, Stop, held, last_lines, write_plan
-from vpns_lightning.experiments.show import Screen, headline, print_report, table
-from vpns_lightning.files import lock
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import lock
+from vpns_lightning.grid.engines.base import Job
+from vpns_lightning.grid.engines.local import LocalEngine, slot_environment
+from vpns_lightning.grid.schedule import GridRun, Stop, held, last_lines, write_plan
+from vpns_lightning.grid.show import Screen, headline, print_report, table
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_fit.py")))
 Plan = dict[str, list[str]]
@@ -298,8 +298,8 @@ def test_one_command_holds_a_grid(tmp_path: Path) -> None:
 
 DRIVER = """
 from pathlib import Path
-from vpns_lightning.experiments.engines.base import Job
-from vpns_lightning.experiments.engines.local import LocalEngine
+from vpns_lightning.grid.engines.base import Job
+from vpns_lightning.grid.engines.local import LocalEngine
 engine = LocalEngine(2)
 for name in ("a", "b"):
     folder = Path({runs!r}) / name

@@ -7,9 +7,9 @@ import pytest
 
 from vpns_lightning.commands import fit
 from vpns_lightning.commands.grid import resolver
-from vpns_lightning.experiments.cells import Cell, expand
-from vpns_lightning.experiments.grid_file import read_grid
-from vpns_lightning.run_folder import method_leaves
+from vpns_lightning.grid.cells import Cell, expand
+from vpns_lightning.grid.file import read_grid
+from vpns_lightning.runs.folder import method_leaves
 
 ROOT = Path(__file__).parents[2]
 SHORT = {

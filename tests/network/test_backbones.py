@@ -11,7 +11,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier, build_backbone, classifier_names
 from vpns_lightning.network.backbones import file_sha256
 

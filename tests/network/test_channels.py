@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reference.structured_pruning import ShortcutNet
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import (
     FrequencyMapping,
     IdentityMapping,

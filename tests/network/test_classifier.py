@@ -6,7 +6,7 @@ from torch import nn
 
 from reference.toy_networks import ToyNet, toy_batches
 from reference.vpns_equations import MEAN, STD, prompted, zero_padded
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 
 IMAGES = toy_batches(1)[0][0]  # (6, 3, 10, 10)

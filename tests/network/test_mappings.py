@@ -6,7 +6,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from reference.toy_networks import ToyNet, toy_batches
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import (
     FrequencyMapping,
     IdentityMapping,

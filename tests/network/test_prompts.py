@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import (
     ExpansivePrompt,
     FixPrompt,

@@ -11,7 +11,7 @@ from pruners.test_learned_scores import new_network
 from reference.toy_networks import toy_batches
 from stages.test_stages import ScalarReads
 from stages.toy_training import QUIET, ToyData, fit
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import BiP
 from vpns_lightning.sparsity import masked_layers, sparsity_report

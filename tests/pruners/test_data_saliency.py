@@ -13,7 +13,7 @@ from pruners.scoring_loop import Loop, found, new_network
 from reference import saliency_methods as slow
 from reference.selection import keep_by_sorting
 from reference.toy_networks import toy_batches
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import SNIP, DataSaliency, GraSP, Wanda
 from vpns_lightning.pruners.base import Batch

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reference.toy_networks import ToyNet
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import LTH, BiP, Dense, GradualMagnitude, Hydra, Pruner, RigL
 from vpns_lightning.sparsity import get_masks

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pruners.test_learned_scores import new_network
 from reference.toy_networks import toy_batches
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import GradualMagnitude, Pruner, RigL
 from vpns_lightning.pruners.base import parameter_groups

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reference.toy_networks import ToyNet, toy_batches
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.pruners import Hydra
 from vpns_lightning.pruners.base import Batch, Pruner, parameter_groups

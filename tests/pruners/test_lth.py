@@ -10,7 +10,7 @@ from torch import nn
 
 from pruners.test_learned_scores import new_network
 from reference.toy_networks import ToyNet, toy_batches
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.pruners import LTH
 from vpns_lightning.sparsity import get_masks, masked_layers, sparsity_report

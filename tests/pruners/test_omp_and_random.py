@@ -7,7 +7,7 @@ from torch import nn
 from pruners.scoring_loop import new_network
 from reference.saliency_methods import erk
 from reference.selection import keep_by_sorting
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import OMP, Random
 from vpns_lightning.pruners.budgets import apportion

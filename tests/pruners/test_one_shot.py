@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pruners.scoring_loop import SPARSITIES, Loop, found, new_network
 from reference.toy_networks import ToyNet, toy_batches
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import OMP, SNIP, GraSP, Pruner, Random, SynFlow, Wanda
 from vpns_lightning.pruners.scoring import scoring

@@ -9,9 +9,9 @@ import torch
 import vpns_lightning as vpns
 from reference.toy_networks import ToyNet
 from toy_run import Parts
-from vpns_lightning.handoff import save_masks
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.pruners import Stored
+from vpns_lightning.runs.handoff import save_masks
 from vpns_lightning.sparsity import get_masks, sparsity_report
 
 ABOUT = {"seed": 3, "method": "VPNs"}

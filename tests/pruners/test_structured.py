@@ -23,8 +23,7 @@ from reference.structured_pruning import (
     vpns_start,
 )
 from reference.toy_networks import toy_batches
-from vpns_lightning.errors import UserError
-from vpns_lightning.machine import same_norms
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import (
     ChannelGroup,
     IdentityMapping,
@@ -36,6 +35,7 @@ from vpns_lightning.pruners import DepGraph, Pruner, Slim, Structured, Structure
 from vpns_lightning.pruners.depgraph import decay
 from vpns_lightning.sparsity import gate_layer, gated_layers, get_gates
 from vpns_lightning.stages import MaskFinding
+from vpns_lightning.training.machine import same_norms
 
 METHODS: dict[str, Callable[..., Structured]] = {
     "vpns": StructuredVPNs,

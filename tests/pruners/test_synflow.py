@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pruners.scoring_loop import new_network
 from reference import saliency_methods as slow
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import SynFlow
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.sparsity import keep_channels
 
 SCORES = {"a": torch.tensor([0.4, 0.1, 0.3, 0.2]), "b": torch.tensor([0.9, 0.8, 0.7])}

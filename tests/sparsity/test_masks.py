@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reference.toy_networks import ToyNet
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.sparsity import (
     get_masks,
     mask_layers,

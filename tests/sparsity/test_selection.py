@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reference.selection import keep_by_sorting
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.sparsity import host_search, keep_highest, prune_count, select
 
 SHAPES = [(3,), (4, 5), (2, 3, 3, 3), (1,), (7, 2), (5, 4, 1, 1)]

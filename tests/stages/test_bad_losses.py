@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.toy_training import QUIET, ToyData, fit, new_network, recorded, views_of
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import Hydra
 from vpns_lightning.stages import MaskFinding, Stage, SubnetworkTuning

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from stages.toy_training import QUIET, ROWS, ToyData, fit, new_network, views_of
 from toy_run import KillAt, Killed, Parts
-from vpns_lightning.errors import UserError
-from vpns_lightning.evaluation import evaluate
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import FrequencyMapping, IterativeMapping, PromptedClassifier
 from vpns_lightning.pruners import Hydra, Pruner, Stored
+from vpns_lightning.runs.evaluation import evaluate
 from vpns_lightning.stages import PromptTuning, SubnetworkTuning
 
 pytestmark = [pytest.mark.filterwarnings(message) for message in QUIET]

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference.toy_networks import ToyNet
 from stages.toy_training import QUIET, ToyData, fit, new_network, new_trainer, views_of
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import (
     IterativeMapping,
     PadPrompt,

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.exporting import export
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import unbake, unmask_layers

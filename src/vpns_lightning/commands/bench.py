@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import write_text
 from vpns_lightning.benchmarking import DEFAULT, Plan, chosen_runtimes, markdown, measure, show
 from vpns_lightning.commands.parsing import at_least, parse_function
-from vpns_lightning.errors import UserError
-from vpns_lightning.files import write_text
-from vpns_lightning.loading import dense_twin, load_run, pick_device
+from vpns_lightning.runs.loading import dense_twin, load_run, pick_device
 
 
 def bench(

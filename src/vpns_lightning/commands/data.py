@@ -6,10 +6,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.commands.parsing import import_plugins, parse, read_config_file
 from vpns_lightning.data import ImageData
-from vpns_lightning.errors import UserError, nearest
-from vpns_lightning.loading import instantiate
+from vpns_lightning.runs.loading import instantiate
 
 VERBS = ("check",)
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpns_lightning.card import write_card
 from vpns_lightning.commands.parsing import parse_function
 from vpns_lightning.exporting import export
-from vpns_lightning.loading import load_run
+from vpns_lightning.exporting.card import write_card
+from vpns_lightning.runs.loading import load_run
 from vpns_lightning.sparsity import sparsity_report
 
 

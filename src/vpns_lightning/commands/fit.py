@@ -8,17 +8,17 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
 
-from vpns_lightning.callbacks import check_precision
+from vpns_lightning.base.processes import is_first_process
 from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
-from vpns_lightning.loading import instantiate
-from vpns_lightning.loggers import prepare_wandb
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pipeline import fit_stages
-from vpns_lightning.processes import is_first_process
-from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.loading import instantiate
 from vpns_lightning.sparsity import check_sparsity
 from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning, check_seed
+from vpns_lightning.training.loggers import prepare_wandb
+from vpns_lightning.training.machine import check_precision
+from vpns_lightning.training.pipeline import fit_stages
 
 # of the Trainer, what the stages or the pipeline decide
 NOT_THE_MACHINE = {

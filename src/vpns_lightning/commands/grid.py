@@ -13,19 +13,19 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from vpns_lightning.callbacks import check_precision
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.fit import as_record, fit_parser
 from vpns_lightning.commands.parsing import import_plugins, parse
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.cells import Cell, Resolve, expand
-from vpns_lightning.experiments.engines.base import Engine
-from vpns_lightning.experiments.engines.local import LocalEngine, visible_gpus
-from vpns_lightning.experiments.estimate import gradient_steps
-from vpns_lightning.experiments.grid_file import read_grid
-from vpns_lightning.experiments.schedule import GridRun, Stop, held, write_plan
-from vpns_lightning.experiments.show import Screen, print_report
-from vpns_lightning.run_folder import RunFolder
+from vpns_lightning.grid.cells import Cell, Resolve, expand
+from vpns_lightning.grid.engines.base import Engine
+from vpns_lightning.grid.engines.local import LocalEngine, visible_gpus
+from vpns_lightning.grid.estimate import gradient_steps
+from vpns_lightning.grid.file import read_grid
+from vpns_lightning.grid.schedule import GridRun, Stop, held, write_plan
+from vpns_lightning.grid.show import Screen, print_report
+from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.sparsity import check_sparsity
+from vpns_lightning.training.machine import check_precision
 
 FIT = (sys.executable, "-m", "vpns_lightning.cli", "fit")
 FAILED = 1  # exit status where a cell failed
@@ -150,7 +150,7 @@ def _engine(options: argparse.Namespace) -> Engine:
         if options.address is not None:
             raise UserError("--address is that of a Ray cluster: add --engine ray")
         return LocalEngine(options.slots, visible_gpus())
-    from vpns_lightning.experiments.engines.ray import RayEngine
+    from vpns_lightning.grid.engines.ray import RayEngine
 
     return RayEngine(options.slots, options.address)
 

@@ -7,12 +7,9 @@ from typing import Any, get_args
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
-from vpns_lightning.errors import UserError
-from vpns_lightning.evaluation import evaluate
-from vpns_lightning.handoff import load_network, save_masks, save_network
-from vpns_lightning.loading import instantiate, pick_device
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.backbones import file_sha256
 from vpns_lightning.pruners import Hydra
@@ -23,9 +20,12 @@ from vpns_lightning.released import (
     network_from,
     read_released,
 )
-from vpns_lightning.results import TOTALS, collect
-from vpns_lightning.run_folder import RunFolder
-from vpns_lightning.settings import at_hand
+from vpns_lightning.runs.evaluation import evaluate
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.handoff import load_network, save_masks, save_network
+from vpns_lightning.runs.loading import instantiate, pick_device
+from vpns_lightning.runs.record import TOTALS, collect
+from vpns_lightning.runs.settings import at_hand
 from vpns_lightning.sparsity import check_sparsity, sparsity_report
 from vpns_lightning.stages import VIEWS, MaskFinding
 

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.data import ImageData
-from vpns_lightning.errors import UserError, nearest
-from vpns_lightning.loading import check_class_paths, trust
 from vpns_lightning.network import LabelMapping, Prompt
 from vpns_lightning.pruners import Pruner
+from vpns_lightning.runs.loading import check_class_paths, trust
 
 BASES: dict[str, type] = {
     "data": ImageData,

@@ -8,13 +8,13 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import whole_file
 from vpns_lightning.commands.parsing import at_least, parse_function
-from vpns_lightning.data.images import decode, resize
-from vpns_lightning.data.transforms import EvalTransform
-from vpns_lightning.errors import UserError
-from vpns_lightning.evaluation import autocast
-from vpns_lightning.files import whole_file
-from vpns_lightning.loading import load_run
+from vpns_lightning.data.images.decode import decode, resize
+from vpns_lightning.data.images.transforms import EvalTransform
+from vpns_lightning.runs.evaluation import autocast
+from vpns_lightning.runs.loading import load_run
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 

@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpns_lightning.errors import UserError
-from vpns_lightning.experiments.definitions import DEFINITIONS
-from vpns_lightning.experiments.report import Report, make_report
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.report.definitions import DEFINITIONS
+from vpns_lightning.report.make import make_report
+from vpns_lightning.report.panels import Report
 
 
 class _Parser(argparse.ArgumentParser):

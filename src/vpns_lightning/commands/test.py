@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.parsing import parse_function
 from vpns_lightning.data import ImageData
-from vpns_lightning.errors import UserError
-from vpns_lightning.evaluation import evaluate
-from vpns_lightning.loading import LoadedRun, load_data, load_run
+from vpns_lightning.runs.evaluation import evaluate
+from vpns_lightning.runs.loading import LoadedRun, load_data, load_run
 
 
 def measure(

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vpns_lightning.data.images import Split
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.data.images.decode import Split
 
 
 class Counts(NamedTuple):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.sparsity import unpack
 
 

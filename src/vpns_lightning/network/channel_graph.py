@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 
 Norm = nn.modules.batchnorm._BatchNorm
 # what backbones raise at a size they cannot take, and Torch-Pruning at operations it cannot follow

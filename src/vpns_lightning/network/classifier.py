@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network.backbones import build_backbone, head_of, num_outputs
 from vpns_lightning.network.cuts import Cuts, stored_cuts
 from vpns_lightning.network.mappings import FrequencyMapping, LabelMapping, LinearHead

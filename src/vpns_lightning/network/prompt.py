@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 
 ClampGradient = Literal["inclusive", "native"]
 Squash = Literal["none", "sigmoid"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network.prompt import (
     ClampGradient,
     Prompt,

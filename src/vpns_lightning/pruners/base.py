@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import get_masks, masked_layers, sparsity_report
 

@@ -1,6 +1,6 @@
 """No pruning: the reference every curve is compared with."""
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Pruner, keep_everything, thaw
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier
 from vpns_lightning.pruners.structured import Structured, group_energy
 from vpns_lightning.sparsity import ChannelScope

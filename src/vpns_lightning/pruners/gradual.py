@@ -1,6 +1,6 @@
 """Gradual magnitude pruning (Zhu & Gupta, 2017, https://arxiv.org/abs/1710.01878)."""
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import (
     Batch,

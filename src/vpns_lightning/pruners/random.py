@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.backbones import head_of
 from vpns_lightning.pruners.budgets import apportion, filled_up

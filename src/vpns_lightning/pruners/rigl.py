@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
 from vpns_lightning.pruners.budgets import erdos_renyi_kernel

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, StageLike
 from vpns_lightning.pruners.data_saliency import DataSaliency

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier, cut, find_groups
 from vpns_lightning.pruners.base import Pruner, keep_everything, require_prunable, thaw
 from vpns_lightning.sparsity import ChannelScope, check_scores, keep_channels

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier
 from vpns_lightning.network.channel_graph import Member
 from vpns_lightning.pruners.base import Batch, BuildOptimizer, StageLike

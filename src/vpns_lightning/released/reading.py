@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 
 SCORES = ".popup_scores"
 PARALLEL = "module."  # what DataParallel puts before every name

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.sparsity.topk import comparable, keep_highest, prune_count
 
 ChannelScope = Literal["group", "global"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 
 PARTS = ("kept", "places", "shape")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.sparsity.host_search import above_on_host
 
 Scope = Literal["global", "layer"]

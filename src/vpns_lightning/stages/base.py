@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vpns_lightning._version import __version__
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, BuildOptimizer, parameter_groups
 from vpns_lightning.stages.loss_guard import LossGuard

@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 
 

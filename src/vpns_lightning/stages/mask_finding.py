@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch.optim import Adam, Optimizer
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, BuildOptimizer, Pruner
 from vpns_lightning.sparsity import check_sparsity

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, BuildOptimizer, gradient_step
 from vpns_lightning.sparsity import bake, unbake

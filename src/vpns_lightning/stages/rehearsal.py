@@ -4,7 +4,7 @@ import warnings
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from vpns_lightning.errors import UserError
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.stages.base import Stage
 from vpns_lightning.stages.steps import refusing
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import lightning.pytorch as pl
 
-from vpns_lightning.errors import UserError, nearest
+from vpns_lightning.base.errors import UserError, nearest
 
 VIEWS = ("prompted", "plain")
 SEEDS = 2**32  # as many as NumPy takes

@@ -1,0 +1,96 @@
+"""Files that are either whole or absent."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vpns_lightning.base.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that replaces ``path`` once it is complete.
+
+    The content is flushed to disk before the rename, so a kill or a full disk leaves the previous
+    file as it was.
+
+    Raises:
+        UserError: The path names no file, the folder cannot be written or the disk is full.
+    """
+    if not path.name:
+        raise UserError(f"{str(path)!r} is a folder, not a file to write: name a file in it")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        # some writers make private files; a run folder is shared like any other
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error}): free space or choose "
+            "another folder; what was there before is untouched"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is never seen half-written."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Yield whether the lock file could be had; it goes with the process, however that ends.
+
+    Args:
+        path: The lock file.
+        wait: Wait for it.
+
+    Raises:
+        UserError: The file cannot be opened for writing.
+    """
+    import fcntl  # POSIX only, like everything that runs on a cluster
+
+    try:
+        opened = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be opened ({error.strerror}): choose a folder that can be written"
+        ) from error
+    with opened as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Delete temporary files that a killed process left in ``folder`` and below."""
+    for stray in folder.rglob(".*.tmp"):
+        with suppress(OSError):
+            stray.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

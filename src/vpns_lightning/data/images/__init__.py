@@ -1,0 +1,1 @@
+"""Reading image files, keeping them decoded, drawing batches of them, augmenting them."""

@@ -1,0 +1,134 @@
+"""Data loaders, and where in an epoch a resumed run goes on."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
+
+from vpns_lightning.data.images.decode import Batch, ImageDataset
+from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
+
+
+class Position(NamedTuple):
+    """Where training goes on: the epoch, and how many of its batches are done."""
+
+    epoch: int
+    batches: int
+
+
+class Options(TypedDict):
+    """What all loaders of a data module have in common."""
+
+    batch_size: int
+    num_workers: int
+    pin_memory: bool
+
+
+def options(
+    batch_size: int, num_workers: int | None, decoding: bool, trainer: Trainer | None
+) -> Options:
+    """Return the options of all loaders.
+
+    Args:
+        batch_size: Images in a batch.
+        num_workers: Loader processes; None chooses.
+        decoding: Whether loaders decode images, rather than copy decoded ones.
+        trainer: Who will use the loaders.
+    """
+    if num_workers is None:
+        num_workers = min(8, os.cpu_count() or 1) if decoding else 0
+    if not decoding:
+        # copying decoded images is faster than passing them between processes
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    on_cuda = trainer is not None and trainer.strategy.root_device.type == "cuda"
+    return {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": on_cuda}
+
+
+class ViewLoader(DataLoader[Batch]):
+    """A loader that Lightning may resume in the middle of an epoch; `ViewSampler` does the rest."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what one finished batch stands for."""
+        return {"batch_size": self.batch_size, "ranks": _ranks(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Say so when the rest of the epoch will not be the rest of the interrupted one."""
+        if state != self.state_dict():
+            rank_zero_warn(
+                f"resuming an epoch begun with {state}, now {self.state_dict()}: some of its "
+                f"images will be seen twice or not at all; later epochs are complete"
+            )
+
+
+def _ranks(loader: ViewLoader) -> int:
+    return int(getattr(loader.sampler, "num_replicas", 1))
+
+
+def resume_position(trainer: Trainer | None) -> Position:
+    """Return the epoch that a trainer is about to run, and how many batches of it are done."""
+    if trainer is None:
+        return Position(0, 0)
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress
+    # Lightning counts an epoch as started before its first batch, as processed after its last
+    if epochs.started <= epochs.processed:
+        return Position(epochs.processed, 0)
+    if batches.is_last_batch:
+        return Position(epochs.processed + 1, 0)
+    return Position(epochs.processed, batches.current.processed)
+
+
+def running_epoch(trainer: Trainer | None) -> int:
+    """Return the epoch whose batches a trainer is running."""
+    if trainer is None:
+        return 0
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    return int(epochs.processed)
+
+
+def _collated(batch: Any) -> Any:
+    return batch
+
+
+def train_loader(
+    dataset: ImageDataset,
+    sampler: ViewSampler,
+    **common: Unpack[Options],
+) -> ViewLoader:
+    """Return a loader that keeps the last, smaller batch, unless that has a single image.
+
+    Batch normalisation cannot train on one image with 1 x 1 feature maps.
+    """
+    batch_size = common["batch_size"]
+    return ViewLoader(
+        dataset,
+        sampler=sampler,
+        collate_fn=_collated,
+        drop_last=batch_size > 1 and len(sampler) > 1 and len(sampler) % batch_size == 1,
+        # a generator of its own: the loader's seeds shall not come from the global stream
+        generator=torch.Generator().manual_seed(sampler.seed),
+        persistent_workers=common["num_workers"] > 0,
+        **common,
+    )
+
+
+def eval_loader(
+    dataset: ImageDataset,
+    sampler: EvalSampler,
+    **common: Unpack[Options],
+) -> DataLoader[Batch]:
+    """Return a loader over all images of this rank, in order."""
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        collate_fn=_collated,
+        generator=torch.Generator(),
+        persistent_workers=common["num_workers"] > 0,
+        **common,
+    )

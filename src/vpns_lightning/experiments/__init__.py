@@ -1,1 +1,0 @@
-"""Grids of runs, and the figures and tables drawn from them."""

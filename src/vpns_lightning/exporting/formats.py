@@ -1,0 +1,136 @@
+"""The formats of exports: how each is written, and what it reads back."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.backbones import build_backbone, classifier_names
+from vpns_lightning.network.cuts import slice_layer
+from vpns_lightning.sparsity import pack, unpack
+
+
+class Exported(NamedTuple):
+    """What was read back: images (N, 3, i, i) to logits (N, C), and all tensors of the file."""
+
+    answer: Callable[[Tensor], Tensor]
+    tensors: list[Tensor]
+
+
+# of a network without masks: images (2, 3, i, i), what is known of it, and where to write
+Writer = Callable[[PromptedClassifier, Tensor, dict[str, str], Path], Exported]
+
+
+def writer_of(path: Path, *, compact: bool) -> Writer:
+    """Return what writes the format that a file's suffix names.
+
+    Args:
+        path: The file.
+        compact: Leave zeros out; ``.safetensors`` only.
+
+    Raises:
+        UserError: The suffix is unknown, the format cannot be compact, or a package is missing.
+    """
+    if path.suffix not in FORMATS:
+        raise UserError(
+            f"a network is exported as one of {', '.join(FORMATS)}, got {path.name!r}"
+            f"{nearest(path.suffix, FORMATS)}: end the file name in one of these"
+        )
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if path.suffix == ".onnx" and missing:
+        raise UserError(
+            f"{path.suffix} needs {', '.join(missing)} to be written and checked: "
+            'pip install "vpns-lightning[export]", or export as .pt2'
+        )
+    if compact and path.suffix != ".safetensors":
+        raise UserError(f"only a .safetensors file can be compact, got {path.name!r}")
+    return write_compact if compact else FORMATS[path.suffix]
+
+
+def write_safetensors(
+    network: PromptedClassifier,
+    images: Tensor,
+    facts: dict[str, str],
+    file: Path,
+    *,
+    compact: bool = False,
+) -> Exported:
+    """Write the backbone alone under torchvision's keys, every bias there; read it back.
+
+    Args:
+        network: A network without masks; its backbone becomes the one that was read back.
+        images: Not looked at.
+        facts: What is known of the network.
+        file: The file.
+        compact: Leave zeros out.
+    """
+    state = {k: v.clone() for k, v in network.backbone.state_dict().items()}  # some may be shared
+    plain = deepcopy(network.backbone)
+    if network.backbone_name in classifier_names():
+        with torch.random.fork_rng(devices=[]):
+            plain = build_backbone(network.backbone_name, None, network.num_classes)
+        for name, cut in network.cuts.layers().items():
+            slice_layer(plain, name, cut)
+    for name, value in plain.state_dict().items():
+        if name not in state and name.endswith(".bias"):  # by drop_conv_bias; loading is strict
+            state[name] = torch.zeros_like(value)
+    layout = {"format": "pt", "layout": "compact" if compact else "plain"}
+    save_file(pack(state) if compact else state, file, metadata=layout | facts)
+    stored = unpack(load_file(file))
+    plain.load_state_dict(stored)
+    network.backbone = plain.eval()
+    return Exported(network.source_logits, list(stored.values()))
+
+
+write_compact = partial(write_safetensors, compact=True)
+
+
+def _trace(network: PromptedClassifier, images: Tensor) -> ExportedProgram:
+    return torch.export.export(network, (images,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def write_pt2(
+    network: PromptedClassifier, images: Tensor, facts: dict[str, str], file: Path
+) -> Exported:
+    """Write the graph from images (2, 3, i, i) to logits by ``torch.export``; read it back."""
+    # opened here: torch.export warns of any name that does not end in .pt2
+    with file.open("wb") as target:
+        program = _trace(network, images)
+        torch.export.save(program, target, extra_files={"vpns.json": json.dumps(facts)})
+    with file.open("rb") as source:
+        program = torch.export.load(source)
+    return Exported(program.module(), list(program.state_dict.values()))
+
+
+def write_onnx(
+    network: PromptedClassifier, images: Tensor, facts: dict[str, str], file: Path
+) -> Exported:
+    """Write the graph from images (2, 3, i, i) to logits by ONNX; read it back in its runtime."""
+    import onnx
+    import onnxruntime
+
+    traced, given, got = _trace(network, images), ["images"], ["logits"]
+    program = torch.onnx.export(traced, input_names=given, output_names=got, verbose=False)
+    assert program is not None
+    program.model.metadata_props.update(facts)
+    program.save(file, external_data=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    stored = [onnx.numpy_helper.to_array(each) for each in onnx.load(file).graph.initializer]
+    return Exported(
+        lambda batch: torch.from_numpy(session.run(got, {"images": batch.numpy()})[0]),
+        [torch.from_numpy(array.copy()) for array in stored],
+    )
+
+
+FORMATS = {".safetensors": write_safetensors, ".pt2": write_pt2, ".onnx": write_onnx}
+BACKBONE_ONLY = (write_safetensors, write_compact)  # no mapping, so the head's rows follow it

@@ -1,0 +1,1 @@
+"""Reports: figures, tables and a page from finished runs."""

@@ -1,0 +1,169 @@
+"""A run folder: what is in it, who may use it, and whether a config still fits it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import lock, sweep_temporaries, write_text
+
+SHOWN = 10  # differing keys that a refusal names
+# what may differ when a run is resumed: where and how it is computed, not what
+MACHINE_KEYS = (
+    "trainer",
+    "network.compile",
+    *(
+        f"data.init_args.{key}"
+        for key in ("root", "num_workers", "cache", "cache_limit", "download")
+    ),
+)
+
+
+class RunFolder:
+    """Paths of one run; the files say what is done.
+
+    ``result.json``: everything. ``handoff.safetensors``: the stage its metadata names, and those
+    before. ``<stage>/last.ckpt``: that stage up to some epoch.
+
+    Args:
+        path: The folder, made if absent.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.config = self.path / "config.yaml"
+        self.handoff = self.path / "handoff.safetensors"
+        self.masks = self.path / "masks.safetensors"
+        self.metrics = self.path / "metrics.csv"
+        self.summary = self.path / "summary.png"
+        self.result = self.path / "result.json"
+
+    def checkpoint(self, stage: str) -> Path:
+        """Return the checkpoint path of a stage."""
+        return self.path / stage / "last.ckpt"
+
+    def make(self) -> None:
+        """Create the folder and see that it can be written.
+
+        Raises:
+            UserError: It cannot.
+        """
+        write_text(self.path / ".writable", "")
+        (self.path / ".writable").unlink()
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return ``result.json``, or None while the run is not finished.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        if not self.result.is_file():
+            return None
+        result = None
+        with suppress(OSError, ValueError):
+            result = json.loads(self.result.read_text())
+        if not isinstance(result, dict):
+            raise UserError(
+                f"{self.result} is damaged: delete it, and the command that made it makes it again"
+            )
+        return result
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``, the mark of a finished run."""
+        write_text(self.result, json.dumps(result, indent=2) + "\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the stored config.
+
+        Raises:
+            UserError: There is none, since no run was started here, or it is damaged.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is no run folder: it has no config.yaml")
+        config = None
+        with suppress(OSError, ValueError, yaml.YAMLError):
+            config = yaml.safe_load(self.config.read_text())
+        if not isinstance(config, dict):
+            raise UserError(
+                f"{self.config} is damaged, so what was run here is not known: delete the folder "
+                "to run it again"
+            )
+        return config
+
+    def keep_config(self, config: Mapping[str, Any]) -> None:
+        """Store the config of a new run, or compare it with that of the run begun here.
+
+        Raises:
+            UserError: It differs in anything but the machine; keys and both values are named.
+        """
+        if not self.config.is_file():
+            write_text(self.config, yaml.safe_dump(dict(config), sort_keys=False))
+            return
+        differing = config_differences(self.read_config(), config)
+        if differing:
+            shown = "; ".join(differing[:SHOWN])
+            more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+            raise UserError(
+                f"{self.path} holds a run with another config: {shown}{more}. Choose "
+                "another trainer.default_root_dir, or repeat the old command to resume that run"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the lock goes with the process, however it ends.
+
+        Raises:
+            UserError: Another process holds it.
+        """
+        self.make()
+        with lock(self.path / ".lock") as held:
+            if not held:
+                raise UserError(
+                    f"another process is running in {self.path}: wait for it, or choose another "
+                    "trainer.default_root_dir"
+                )
+            sweep_temporaries(self.path)
+            yield
+
+    def in_use(self) -> bool:
+        """Return whether another process holds the folder."""
+        if not (self.path / ".lock").exists():
+            return False
+        with lock(self.path / ".lock") as held:
+            return not held
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return ``key: old -> new`` for every leaf that differs, the machine's keys left out."""
+    before, after = _flat(old), _flat(new)
+    keys = sorted(before.keys() | after.keys())
+    return [
+        f"{key}: {before.get(key)!r} there, {after.get(key)!r} now"
+        for key in keys
+        if before.get(key) != after.get(key) and not _is_machine(key)
+    ]
+
+
+def method_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted key to value of every leaf, the machine's keys left out."""
+    return {key: value for key, value in _flat(config).items() if not _is_machine(key)}
+
+
+def _is_machine(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{machine}.") for machine in MACHINE_KEYS)
+
+
+def _flat(tree: object, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        leaves: dict[str, Any] = {}
+        for key, value in tree.items():
+            leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return leaves
+    return {prefix: list(tree) if isinstance(tree, tuple) else tree}

@@ -1,0 +1,180 @@
+"""What a person looks at when a run ends: a table and a picture."""
+
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vpns_lightning.data import ImageData
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.metrics import read_metrics
+
+ROWS = (
+    ("dense", "warmup"),
+    ("before tuning", "find"),
+    ("after tuning", "tune"),
+    ("after the prompt", "prompt"),
+)
+
+
+def print_table(result: dict[str, Any], run: RunFolder) -> None:
+    """Print accuracy, sparsity and cost of every stage."""
+    prompted = result["prompt_parameters"] > 0
+    title = (
+        f"{result['method']}, {result['backbone']} on {result['dataset']}, seed {result['seed']}"
+    )
+    table = Table(title=title, box=box.SIMPLE, collapse_padding=True, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in ("accuracy", *(["plain"] if prompted else []), "sparsity"):
+        table.add_column(column, justify="right")
+    for column in ("epochs", "steps", "passes", "seconds"):
+        table.add_column(column, justify="right")
+    for label, stage in ROWS:
+        facts = result["stages"].get(stage)
+        if facts is None:
+            continue
+        accuracy, sparse = facts["accuracy"], stage != "warmup"
+        plain = [f"{accuracy['test_accuracy_plain']:.4f}"] if prompted else []
+        table.add_row(
+            label,
+            f"{accuracy['test_accuracy']:.4f}",
+            *plain,
+            f"{result['sparsity']:.6f}" if sparse else "0",
+            str(facts["epochs"]),
+            str(facts["gradient_steps"]),
+            str(facts["forward_backward_passes"]),
+            f"{facts.get('seconds') or 0:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    of = "channels" if result["structured"] else "weights"
+    console.print(
+        f"sparsity ({of}) asked {result['sparsity_requested']:g}, measured "
+        f"{result['sparsity']:.6f}: kept "
+        f"{result['weights_kept']:,} of {result['weights_prunable']:,} weights"
+    )
+    console.print(
+        f"{result['gradient_steps']:,} gradient steps, {result['forward_backward_passes']:,} "
+        f"forward-backward passes, {result['seconds']:.1f} s"
+    )
+    console.print(f"picture: {run.summary}\nresult:  {run.result}", soft_wrap=True)
+
+
+def draw_summary(
+    run: RunFolder, network: PromptedClassifier, data: ImageData, result: dict[str, Any]
+) -> None:
+    """Draw ``summary.png``: curves of all stages, per-layer sparsity, prompt and an example."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # runs have no display
+    from matplotlib import pyplot as plt
+
+    from vpns_lightning.base.files import whole_file
+
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8.5), layout="constrained")
+    rows = read_metrics(run.metrics)
+    _draw_curves(axes[0, 0], rows, result, ("loss",), "training loss")
+    _draw_curves(axes[0, 1], rows, result, ("train_acc", "acc"), "accuracy")
+    _draw_layers(axes[0, 2], result)
+    _draw_prompt(axes[1, 0], network)
+    _draw_examples(axes[1, 1], axes[1, 2], network, data)
+    figure.suptitle(
+        f"{result['method']}: {result['backbone']} on {result['dataset']}, "
+        f"{100 * result['sparsity']:.1f} % sparsity, test accuracy {result['test_accuracy']:.4f}"
+    )
+    with whole_file(run.summary) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
+    plt.close(figure)
+
+
+def _draw_curves(
+    axes: Any,
+    rows: list[dict[str, Any]],
+    result: dict[str, Any],
+    metrics: tuple[str, ...],
+    title: str,
+) -> None:
+    """Draw metrics of all stages one after another, a background for each stage."""
+    start = 0
+    styles = {
+        "train_acc": ("tab:gray", "training"),
+        "acc": ("tab:blue", "test, while training"),
+    }
+    for index, (stage, facts) in enumerate(result["stages"].items()):
+        epochs = facts["epochs"]
+        for metric in metrics:
+            color, label = styles.get(metric, ("tab:red", "training"))
+            points = [
+                (start + row["epoch"] + 1, row["value"])
+                for row in rows
+                if (row["stage"], row["metric"]) == (stage, metric)
+            ]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
+        if "acc" in metrics:
+            after = (start + epochs, facts["accuracy"]["test_accuracy"])
+            axes.plot(*after, "k*", markersize=9, label="test, after the stage")
+        if epochs:
+            axes.axvspan(
+                start + 0.5, start + epochs + 0.5, alpha=0.06 + 0.08 * (index % 2), color="k"
+            )
+            axes.text(
+                start + epochs / 2 + 0.5,
+                1.01,
+                stage,
+                transform=axes.get_xaxis_transform(),
+                ha="center",
+            )
+        start += epochs
+    axes.set(xlabel="epoch", ylabel=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    lines, labels = axes.get_legend_handles_labels()
+    if lines:
+        once = dict(zip(labels, lines, strict=True))
+        axes.legend(once.values(), once.keys())
+
+
+def _draw_layers(axes: Any, result: dict[str, Any]) -> None:  # matplotlib is imported late
+    layers = result["sparsity_per_layer"]
+    what = "all channels" if result["structured"] else "all layers"
+    axes.barh(range(len(layers)), list(layers.values()), color="tab:green")
+    axes.axvline(result["sparsity"], color="k", linestyle="--", label=what)
+    axes.set_yticks(range(len(layers)), list(layers), fontsize=6)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="sparsity (fraction removed)", title="sparsity per layer")
+    axes.legend()
+
+
+def _draw_prompt(axes: Any, network: PromptedClassifier) -> None:
+    axes.set_axis_off()
+    if network.prompt is None:
+        axes.set_title("no prompt")
+        return
+    picture = network.prompt.picture().float().cpu()
+    largest = float(picture.abs().max())
+    shown = 0.5 + picture / (2 * largest) if largest else picture + 0.5
+    axes.imshow(shown.permute(1, 2, 0).numpy())
+    axes.set_title(f"prompt (grey is 0, largest |value| {largest:.3f})")
+
+
+@torch.no_grad()
+def _draw_examples(left: Any, right: Any, network: PromptedClassifier, data: ImageData) -> None:
+    """Show one test image as it is and as the network sees it."""
+    images, labels, _ = next(iter(data.whole_test_dataloader()))
+    device = network.mean.device
+    image = data.eval_transform(images[:1].to(device))
+    network.eval()
+    predicted = int(network(image).argmax(1))
+    names = data.class_names
+    seen = network.prompt(image) if network.prompt is not None else image
+    for axes, picture, title in (
+        (left, image, f"test image: {names[int(labels[0])]}"),
+        (right, seen, f"as the network sees it; it says: {names[predicted]}"),
+    ):
+        axes.imshow(picture[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+        axes.set_axis_off()
+        axes.set_title(title)

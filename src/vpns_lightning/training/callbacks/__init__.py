@@ -1,0 +1,30 @@
+"""Callbacks: hand-off, checkpoints, monitoring, progress, and stopping well."""
+
+from vpns_lightning.training.callbacks.checkpointing import AtomicCheckpointIO, EpochCheckpoint
+from vpns_lightning.training.callbacks.hand_off import (
+    FreezeMasks,
+    StageClock,
+    callbacks_of,
+    freeze,
+    hand_on,
+)
+from vpns_lightning.training.callbacks.monitor import SparsityMonitor
+from vpns_lightning.training.callbacks.progress import StageProgress
+from vpns_lightning.training.callbacks.signals import (
+    SignalGuard,
+    StopRequest,
+)
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "EpochCheckpoint",
+    "FreezeMasks",
+    "SignalGuard",
+    "SparsityMonitor",
+    "StageClock",
+    "StageProgress",
+    "StopRequest",
+    "callbacks_of",
+    "freeze",
+    "hand_on",
+]

@@ -1,0 +1,160 @@
+"""The end of a stage: freeze the masks and hand the network on."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lightning.pytorch as pl
+import torch
+from torch.optim import Optimizer
+
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.accounting import network_report
+from vpns_lightning.pruners.base import collapsed_layers
+from vpns_lightning.runs.handoff import save_network, synchronise
+from vpns_lightning.sparsity import unbake
+from vpns_lightning.stages import MaskFinding, Stage
+
+Evaluate: TypeAlias = Callable[[PromptedClassifier], dict[str, Any]]
+
+
+def freeze(stage: Stage) -> None:
+    """Let the pruner of a finding stage write its final masks; warn of layers left empty.
+
+    Also right after a stage of no epochs: the pruner's first scores then decide.
+    """
+    if not isinstance(stage, MaskFinding):
+        return
+    stage.pruner.finish(stage.network, stage.sparsity)
+    stage.passes += stage.pruner.finish_passes
+    for name in collapsed_layers(stage.network):
+        pl.utilities.rank_zero_warn(
+            f"layer collapse: nothing is kept of layer {name!r}, so no signal passes through it"
+        )
+
+
+class FreezeMasks(pl.Callback):
+    """Freeze the masks after the last epoch, check that all processes agree, write the hand-off.
+
+    Args:
+        path: The hand-off file.
+        facts: Facts about the run to store in it, extended by what this stage cost and reached.
+        evaluate: Measures the network on the test images, on the first process alone.
+
+    Attributes:
+        done: The hand-off is written.
+    """
+
+    def __init__(self, path: Path, facts: dict[str, Any], evaluate: Evaluate) -> None:
+        self.path = path
+        self.facts = facts
+        self.evaluate = evaluate
+        self.done = False
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hand on, before Lightning tears the processes down."""
+        assert isinstance(pl_module, Stage)
+        pl_module.check_finite()
+        unbake(pl_module.network.backbone)
+        clock = _clock(trainer)
+        if clock is not None:
+            clock.start()
+        freeze(pl_module)
+        synchronise(pl_module.network)
+        self.facts["stages"][pl_module.stage] = stage_costs(trainer, pl_module)
+        if trainer.is_global_zero:
+            hand_on(self.path, pl_module, self.facts, self.evaluate)
+        trainer.strategy.barrier("hand-off")
+        self.done = True
+
+
+def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
+    """Measure the network of a finished stage and write the hand-off."""
+    facts["stages"].setdefault(stage.stage, {})["accuracy"] = evaluate(stage.network)
+    sparsity = network_report(stage.network).sparsity
+    save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
+
+
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Return the Trainer's callbacks."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by Trainer
+    return callbacks
+
+
+def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
+    """Return what a stage cost (epochs, steps, passes, seconds, bytes), and how it trained.
+
+    Epochs are those of training: a pruner that looks at a few images takes passes, but no epoch.
+    The budget is what was asked for: epochs (of one round, where there are rounds) and batches.
+    """
+    clock = _clock(trainer)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {
+        "epochs": stage.epochs if trainer.optimizers else 0,
+        "gradient_steps": trainer.global_step,
+        "forward_backward_passes": stage.passes,
+        "seconds": round(clock.total(), 3) if clock else None,
+        "peak_memory_bytes": _peak_memory(trainer.strategy.root_device),
+        "budget": {"epochs": stage.period, "batches": _batches(trainer, stage)},
+        "views": list(stage.views),
+        "unaugmented": list(stage.unaugmented),
+        "optimizers": [_settings(optimizer) for optimizer in trainer.optimizers],
+        "precision": str(trainer.precision),
+        "processes": trainer.world_size,
+        "metrics": {k: v for k, v in metrics.items() if "/sparsity/" not in k},
+    }
+
+
+def _batches(trainer: pl.Trainer, stage: Stage) -> int:
+    """Return the batches of an epoch, 0 for a stage without epochs."""
+    return int(trainer.num_training_batches) if stage.epochs else 0
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Return an optimiser's name and the learning rate that each group started from."""
+    groups = optimizer.param_groups
+    rates = {g.get("name", str(i)): g.get("initial_lr", g["lr"]) for i, g in enumerate(groups)}
+    return {"name": type(optimizer).__name__, "lr": rates}
+
+
+def _clock(trainer: pl.Trainer) -> "StageClock | None":
+    return next((c for c in callbacks_of(trainer) if isinstance(c, StageClock)), None)
+
+
+class StageClock(pl.Callback):
+    """Seconds a stage trained, interruptions left out and resumed parts added."""
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._started: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start counting."""
+        self.start()
+
+    def start(self) -> None:
+        """Start counting, unless that has begun; a stage of no epochs only freezes its masks."""
+        if self._started is None:
+            self._started = time.monotonic()
+
+    def total(self) -> float:
+        """Return the seconds so far."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._before + running
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"seconds": self.total()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._before = state_dict["seconds"]
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource  # not on every platform
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

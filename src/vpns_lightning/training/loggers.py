@@ -1,0 +1,145 @@
+"""Loggers: a CSV that survives resuming, and W&B that never stops a run."""
+
+import csv
+import os
+import socket
+import uuid
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+
+from vpns_lightning.base.files import whole_file, write_text
+from vpns_lightning.runs.grid_cell import grid_facts
+from vpns_lightning.runs.metrics import COLUMNS, read_metrics
+
+
+class MetricsCSV(Logger):
+    """Append one line a metric to ``metrics.csv``: stage, epoch, step, metric, value.
+
+    Long instead of wide: stages have different metrics, and a killed run leaves whole lines.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Return no name: the file lies in the run folder itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Return no version."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Keep none: ``config.yaml`` is the record."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append all metrics that name their stage."""
+        rows = [
+            (name.split("/")[0], int(metrics.get("epoch", 0)), step, name.split("/", 1)[1], value)
+            for name, value in metrics.items()
+            if "/" in name
+        ]
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerows(rows)
+
+    @rank_zero_only
+    def forget(self, stage: str, epoch: int) -> None:
+        """Drop the lines of ``stage`` from ``epoch`` on, which a resumed run writes again."""
+        if not self.path.exists():
+            return
+        rows = [r for r in read_metrics(self.path) if r["stage"] != stage or r["epoch"] < epoch]
+        with whole_file(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def wandb_offline_reason() -> str | None:
+    """Return why W&B must run offline here: no key or no network; None if it need not."""
+    if os.environ.get("WANDB_MODE") in {"offline", "disabled", "dryrun"}:
+        return "WANDB_MODE asks for it"
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    has_key = "WANDB_API_KEY" in os.environ or (
+        netrc.is_file() and "wandb" in netrc.read_text(errors="ignore")
+    )
+    if not has_key:
+        return "there is no key (wandb login, or WANDB_API_KEY)"
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    name, _, port = host.partition(":")
+    try:
+        socket.create_connection((name, int(port or 443)), timeout=3).close()
+    except OSError:
+        return f"{name} cannot be reached"
+    return None
+
+
+def prepare_wandb(init_args: Mapping[str, Any], run_dir: Path, seed_name: str) -> dict[str, Any]:
+    """Return the arguments of a ``WandbLogger`` that resumes its run and works without network.
+
+    Args:
+        init_args: What the config says.
+        run_dir: The run folder; W&B's files and the run's id stay in it.
+        seed_name: Default name of the run.
+    """
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    args = {name: value for name, value in init_args.items() if value is not None}
+    args["save_dir"] = str(run_dir)
+    args.setdefault("name", seed_name)
+    args.setdefault("group", (grid_facts() or {}).get("name", seed_name))
+    id_file = run_dir / "wandb_id.txt"
+    if not id_file.is_file():
+        write_text(id_file, args.get("id", uuid.uuid4().hex[:8]) + "\n")
+    args["id"] = id_file.read_text().strip()
+    reason = None if args.get("offline") else wandb_offline_reason()
+    if reason:
+        rank_zero_warn(
+            f"W&B runs offline because {reason}; send the run later with "
+            f"`wandb sync {run_dir}/wandb/offline-run-*`"
+        )
+        args["offline"] = True
+    return args
+
+
+def for_stage(logger: Logger, stage: str) -> Logger:
+    """Return the logger of one stage: for W&B a run of its own, so that the stage is its job type.
+
+    Runs of one command share the group. Other loggers, and W&B runs that were handed in, stay.
+    """
+    if not isinstance(logger, WandbLogger) or logger._experiment is not None:
+        return logger
+    # not copy.copy, for which Lightning would start the run
+    own = object.__new__(type(logger))
+    own.__dict__.update(logger.__dict__)
+    names = {key: f"{logger._wandb_init[key]}-{stage}" for key in ("id", "name")}
+    if stage == "tune" and "WANDB_SWEEP_ID" in os.environ:
+        # the run that the sweep's agent waits for
+        names["id"] = os.environ.get("WANDB_RUN_ID", names["id"])
+    own._wandb_init = {"job_type": stage, **logger._wandb_init, **names}
+    own._id, own._name = names["id"], names["name"]
+    return own
+
+
+def end_stage(logger: Logger, summary: Mapping[str, Any]) -> None:
+    """Write the summary of a stage's own W&B run and end it; other loggers go on."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.summary.update(dict(summary))
+        logger.experiment.finish()

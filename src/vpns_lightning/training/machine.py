@@ -1,0 +1,189 @@
+"""The machine a run uses: which Trainer options can work, and how one is set up for a stage."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.data import ImageData
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.pruners import Structured
+from vpns_lightning.sparsity import replace_module
+from vpns_lightning.stages import MaskFinding, Stage, rehearse
+
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# each is expected here and would only make users look for a fault
+EXPECTED_WARNINGS = (
+    ".*does not have many workers which may be a bottleneck.*",  # cached images need none
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*number of training batches .* is smaller than the logging interval.*",  # epochs are logged
+    ".*isinstance.treespec, LeafSpec.*",  # inside Lightning
+    ".*It is recommended to use `self.log.*sync_dist=True.*",  # equal on all processes
+    ".*broadcast_buffers. is deprecated.*",  # Lightning passes it on
+    ".*Grad strides do not match bucket view strides.*",  # 1 x 1 kernels have two sets of strides
+    ".*configure_optimizers. returned .None..*",  # pruners that train nothing
+)
+
+
+def check_run(
+    network: PromptedClassifier,
+    data: ImageData,
+    machine: Mapping[str, Any],
+    stages: Sequence[Stage],
+) -> None:
+    """Refuse what could only fail later.
+
+    Raises:
+        UserError: Class counts, image size, precision, strategy, an optimiser or a schedule do not
+            fit, or there is no batch to train on.
+    """
+    _check_options(machine, stages)
+    if data.num_classes != network.num_classes:
+        raise UserError(
+            f"the network has {network.num_classes} classes, {data.name} has {data.num_classes}"
+        )
+    if network.prompt is not None:
+        network.prompt.check_input_size(data.input_size)
+    if any(stage.network is not network for stage in stages):
+        raise UserError("all stages must hold the network that is passed to fit_stages")
+    for stage in stages:
+        rehearse(stage)
+
+
+def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
+    check_precision(machine.get("precision"))
+    if "spawn" in str(machine.get("strategy")) or "notebook" in str(machine.get("strategy")):
+        raise UserError(
+            f"strategy {machine['strategy']!r} starts processes that return no network: use ddp"
+        )
+    for key, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if machine.get(key, neutral) not in (None, neutral):
+            raise UserError(f"trainer.{key} has no effect on manual optimisation: leave it out")
+    if machine.get("sync_batchnorm") and (
+        machine.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    ):
+        raise UserError("trainer.sync_batchnorm needs GPUs: leave it out on a CPU")
+    if machine.get("limit_train_batches") == 0 and any(stage.epochs for stage in stages):
+        raise UserError(
+            "trainer.limit_train_batches 0 leaves no batch to train on: set it to 1 or more, or "
+            "the epochs of a stage that shall not train to 0"
+        )
+
+
+def check_channels(find: MaskFinding) -> None:
+    """Let a pruner of channels look at a copy of the network before a warm-up is spent on it.
+
+    Raises:
+        UserError: Its channels cannot be removed as asked.
+    """
+    if isinstance(find.pruner, Structured):
+        deepcopy(find.pruner).attach(deepcopy(find.network), find.sparsity)
+
+
+def tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:
+    """Set what DDP should do here, whichever way the user asked for it."""
+    if not isinstance(trainer.strategy, DDPStrategy):
+        return
+    options = trainer.strategy._ddp_kwargs
+    # masks are large buffers that are equal anyway; statistics are synchronised at the hand-off
+    options.setdefault("broadcast_buffers", False)
+    options.setdefault("gradient_as_bucket_view", True)
+    if "plain" in stage.views and stage.network.has_prompt:
+        # a plain step leaves the prompt without gradient
+        options.setdefault("find_unused_parameters", True)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's remarks on hardware and products for a while; warnings still show."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextmanager
+def same_norms(network: nn.Module) -> Iterator[None]:
+    """Put batch normalisation back as it was once a stage is over.
+
+    Under ``trainer.sync_batchnorm`` Lightning replaces it, and afterwards leaves a class of its own
+    that the next stage could neither gate nor cut.
+    """
+    kinds = {name: type(layer) for name, layer in network.named_modules()}
+    yield
+    for name, layer in list(network.named_modules()):
+        kind = kinds.get(name, type(layer))
+        replaced = kind in PLAIN_NORMS and type(layer) is not kind
+        if replaced and isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            replace_module(network, name, _as_kind(kind, layer))
+
+
+def _as_kind(kind: type[Any], layer: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+    """Return batch normalisation of a class that shares all tensors with ``layer``."""
+    norm: nn.Module = kind(
+        layer.num_features,
+        layer.eps,
+        layer.momentum,
+        layer.affine,
+        layer.track_running_stats,
+        device="meta",
+    )
+    for name, parameter in layer._parameters.items():
+        norm.register_parameter(name, parameter)
+    for name, buffer in layer._buffers.items():
+        norm.register_buffer(name, buffer)
+    return norm.train(layer.training)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a Trainer argument that may be one thing, several, a switch, or None as a list."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, Sequence) else [value]
+
+
+def check_precision(precision: object) -> None:
+    """Refuse precisions that would store scores and weights in half or in double precision.
+
+    Raises:
+        UserError: ``16-true``, ``bf16-true``, ``64-true`` or alike.
+    """
+    if str(precision) in {"64", "64-true"}:
+        raise UserError(
+            f"precision {precision!r} does not fit the images, which are float32: use 32-true"
+        )
+    if str(precision) in {
+        "16-true",
+        "bf16-true",
+        "transformer-engine",
+        "transformer-engine-float16",
+    }:
+        raise UserError(
+            f"precision {precision!r} would keep scores in half precision, where thousands of them "
+            "tie: use bf16-mixed or 16-mixed"
+        )
+
+
+def warn_of_slow_precision(trainer: pl.Trainer) -> None:
+    """Say that this CPU has no fast half-precision kernels, where that is so."""
+    if trainer.strategy.root_device.type != "cpu" or trainer.precision == "32-true":
+        return
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pl.utilities.rank_zero_warn(
+            f"precision {trainer.precision} is many times slower than 32-true on this CPU, which "
+            "has no bfloat16 instructions: leave trainer.precision out"
+        )

@@ -1,0 +1,263 @@
+"""The order of the stages, their hand-offs, and what is left behind; only this file knows all."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
+
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.processes import is_first_process, say
+from vpns_lightning.data import ImageData
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.runs.evaluation import evaluate
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
+from vpns_lightning.runs.handoff import load_network, read_about, save_masks
+from vpns_lightning.runs.record import collect, stage_summary
+from vpns_lightning.runs.settings import outline
+from vpns_lightning.runs.summary import draw_summary, print_table
+from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
+from vpns_lightning.training.callbacks import (
+    AtomicCheckpointIO,
+    EpochCheckpoint,
+    FreezeMasks,
+    SignalGuard,
+    SparsityMonitor,
+    StageClock,
+    StageProgress,
+    StopRequest,
+    callbacks_of,
+)
+from vpns_lightning.training.loggers import MetricsCSV, end_stage, for_stage
+from vpns_lightning.training.machine import (
+    as_list,
+    check_channels,
+    check_run,
+    quiet_lightning,
+    same_norms,
+    tune_ddp,
+    warn_of_slow_precision,
+)
+
+
+def fit_stages(
+    network: PromptedClassifier,
+    data: ImageData,
+    *,
+    find: MaskFinding,
+    tune: SubnetworkTuning,
+    warmup: SubnetworkTuning | None = None,
+    prompt: PromptTuning | None = None,
+    run_dir: str = "runs/latest",
+    trainer: Mapping[str, Any] | None = None,
+    seed: int = 7,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run all stages, or what is left of them; write the results.
+
+    The run folder is the state: called again with the same arguments, a finished run returns at
+    once and an interrupted one goes on where it was. On a CPU the end is bit-identical to that of
+    an uninterrupted run.
+
+    Args:
+        network: The network; changed in place.
+        data: Its data.
+        find: Stage 1.
+        tune: Stage 2.
+        warmup: Dense training before stage 1.
+        prompt: Learning the prompt alone after stage 2 (the pilot study).
+        run_dir: The run folder.
+        trainer: Arguments of the Lightning Trainer: the machine, not the method.
+        seed: Of everything random.
+        config: What to store as ``config.yaml``; a short description where None.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        UserError: Something in the input cannot work; nothing expensive has been done by then.
+    """
+    machine = dict(trainer or {})
+    stages = [stage for stage in (warmup, find, tune, prompt) if stage is not None]
+    check_run(network, data, machine, stages)
+    run = RunFolder(run_dir)
+    if warmup is not None and not run.handoff.is_file():
+        check_channels(find)
+    with ExitStack() as held:
+        if is_first_process():
+            held.enter_context(run.locked())
+            run.keep_config(config or outline(network, data, stages, seed))
+        done = run.read_result()
+        if done is not None:
+            say(f"{run.path} is finished; see {run.result}")
+            return done
+        stop = StopRequest()
+        held.enter_context(stop.listening())
+        return _Run(run, network, data, machine, seed, stop).through(stages, find)
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        network: PromptedClassifier,
+        data: ImageData,
+        machine: dict[str, Any],
+        seed: int,
+        stop: StopRequest,
+    ) -> None:
+        self.run = run
+        self.network = network
+        self.data = data
+        self.machine = machine
+        self.seed = seed
+        self.stop = stop
+        self.facts: dict[str, Any] = {
+            "seed": seed,
+            "dataset": data.name,
+            "input_size": data.input_size,
+            "stages": {},
+        }
+        self.loggers: list[Logger] = [
+            MetricsCSV(run.metrics),
+            *as_list(machine.pop("logger", None)),
+        ]
+        self.evaluate = partial(evaluate, data=data, precision=machine.get("precision", "32-true"))
+        data.seed = seed
+
+    def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
+        """Run the stages that are left, then write the results."""
+        self.find = find
+        left = self._resume(stages)
+        if left and is_first_process():
+            self.data.prepare_data()
+            self.facts["class_names"] = list(self.data.class_names)
+        for stage in left:
+            self._fit(stage)
+            if stage.stage == "warmup" and is_first_process():
+                share_warmup(self.run)
+        return self._finish(find)
+
+    def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
+        """Load the last hand-off, if there is one, and return the stages after it."""
+        names = [stage.stage for stage in stages]
+        source = take_warmup(self.run) if "warmup" in names and is_first_process() else None
+        if source is not None:
+            say(f"stage 'warmup' is that of {source}, which has an equal one")
+        if not self.run.handoff.is_file():
+            return stages
+        finished = read_about(self.run.handoff)["stage"]
+        if finished not in names:
+            raise UserError(
+                f"{self.run.handoff} was written by stage {finished!r}, which this run has not: "
+                f"its stages are {', '.join(names)}"
+            )
+        self.facts = load_network(self.run.handoff, self.network)
+        say(f"stage {finished!r} is done in {self.run.path}; going on after it")
+        return stages[names.index(finished) + 1 :]
+
+    def _fit(self, stage: Stage) -> None:
+        """Run one stage, from its checkpoint if there is one."""
+        stage.seed = self.seed
+        checkpoint = self.run.checkpoint(stage.stage)
+        resume = str(checkpoint) if checkpoint.is_file() else None
+        if resume:
+            say(f"stage {stage.stage!r} goes on from {checkpoint}")
+        with quiet_lightning(), same_norms(self.network):
+            loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
+            # strategies that do not fit the accelerator, or do not exist, are ValueErrors
+            with refusing("trainer", (MisconfigurationException, ValueError)):
+                trainer = self._trainer(stage, loggers)
+            # set here, not passed to fit: stages look at it before Lightning would set it
+            trainer.ckpt_path = resume
+            with refusing("trainer", (MisconfigurationException,)):
+                trainer.fit(stage, datamodule=self.data, weights_only=True)
+            (hand_off,) = (c for c in callbacks_of(trainer) if isinstance(c, FreezeMasks))
+            if trainer.state.finished and not hand_off.done:
+                # Lightning has set everything up but calls no hook of a training that is empty: of
+                # no epochs, or killed between its last checkpoint and its hand-off
+                stage.to(trainer.strategy.root_device)
+                hand_off.on_train_end(trainer, stage)
+        if not trainer.state.finished:
+            raise KeyboardInterrupt
+        trainer.strategy.checkpoint_io.teardown()
+        if is_first_process():
+            about = read_about(self.run.handoff)
+            for logger in set(loggers) - set(self.loggers):
+                end_stage(logger, stage_summary(about, self.find, stage.stage))
+
+    def _trainer(self, stage: Stage, loggers: Sequence[Logger]) -> pl.Trainer:
+        """Return a Trainer of this stage's own; callbacks are copied."""
+        options = dict(self.machine)
+        theirs = [deepcopy(callback) for callback in as_list(options.pop("callbacks", None))]
+        checkpoint = self.run.checkpoint(stage.stage)
+        bar = options.pop("enable_progress_bar", True)
+        own_bar = bar and not any(isinstance(callback, ProgressBar) for callback in theirs)
+        trainer = pl.Trainer(
+            **{
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                **options,
+                "max_epochs": stage.epochs,
+                "default_root_dir": str(checkpoint.parent),
+                "logger": loggers,
+                "enable_progress_bar": bar,
+                "plugins": [*as_list(options.get("plugins")), AtomicCheckpointIO()],
+                "callbacks": [
+                    *theirs,
+                    _Forget(loggers),
+                    StageClock(),
+                    SparsityMonitor(),
+                    *([StageProgress()] if own_bar else []),
+                    SignalGuard(self.stop, checkpoint),
+                    FreezeMasks(self.run.handoff, self.facts, self.evaluate),
+                    EpochCheckpoint(checkpoint),
+                ],
+            }
+        )
+        tune_ddp(trainer, stage)
+        warn_of_slow_precision(trainer)
+        return trainer
+
+    def _finish(self, find: MaskFinding) -> dict[str, Any]:
+        """Write masks, picture, table and, last, the result."""
+        result: dict[str, Any] = {}
+        if is_first_process():
+            facts = read_about(self.run.handoff)
+            result = collect(self.network, self.data, find, facts, sys.argv)
+            save_masks(self.run.masks, self.network, {**facts, "method": result["method"]})
+            draw_summary(self.run, self.network, self.data, result)
+            self.run.write_result(result)
+            print_table(result, self.run)
+        for logger in self.loggers:
+            if logger is not for_stage(logger, ""):
+                continue  # its stages have summaries
+            if is_first_process():
+                logger.log_metrics({f"result/{k}": result[k] for k in LOGGED_RESULTS})
+            logger.finalize("success")
+        return result
+
+
+LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
+
+
+class _Forget(pl.Callback):
+    """Drop the logged lines that a resumed epoch will write again."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = [logger for logger in loggers if isinstance(logger, MetricsCSV)]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget from the epoch at hand on."""
+        assert isinstance(pl_module, Stage)
+        for logger in self.loggers:
+            logger.forget(pl_module.stage, trainer.current_epoch)
