@@ -12,7 +12,7 @@ import torch
 from reference.toy_networks import ToyNet
 from vpns_lightning.stages import Stage
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 counts: Any = import_module("counts")
 
 # operators that are no views, in one eager step of a ResNet-18; the dense step runs 191

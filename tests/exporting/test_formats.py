@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_exporting import finished
 from torch import Tensor
 
 import vpns_lightning as vpns
-from test_exporting import finished
 from toy_folder import SIDE, finished_network, write_folder
 from vpns_lightning import cli
 from vpns_lightning.network import PadPrompt, PromptedClassifier, build_backbone
 from vpns_lightning.pruners import Stored
 from vpns_lightning.sparsity import get_masks, pack, unpack
 
-PAGE = Path(__file__).parents[1] / "docs" / "formats.md"
+PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
 
 

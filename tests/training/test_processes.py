@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 # DDP starts its second process from the script's path
 VPNS = str(Path(sys.executable).with_name("vpns"))
 CONFIG = """

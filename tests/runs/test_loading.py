@@ -18,7 +18,7 @@ from vpns_lightning import cli
 from vpns_lightning.exporting.card import fits_torchvision
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULT = {
     "method": "VPNs",
     "test_accuracy": 0.8125,

@@ -12,11 +12,11 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file
-
-import vpns_lightning as vpns
 from test_iterative_runs import Terminate
 from test_pipeline import assert_same
 from test_processes import CONFIG, VPNS, assert_same_network, signal_at
+
+import vpns_lightning as vpns
 from toy_data import noise
 from toy_run import KillAt, KillAtEnd, Killed, Parts
 from vpns_lightning import cli

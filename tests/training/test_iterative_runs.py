@@ -9,9 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from test_pipeline import assert_same
 
 import vpns_lightning as vpns
-from test_pipeline import assert_same
 from toy_run import KillAt, KillAtEnd, Killed, Parts
 from vpns_lightning.runs.metrics import read_metrics
 from vpns_lightning.sparsity import get_masks
