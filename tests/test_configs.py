@@ -295,10 +295,10 @@ RUNS: dict[str, tuple[dict[str, object], Expected]] = {
     "study/fix_prompt": (TOY_SQUARE, Expected(prompt_parameters=SQUARE_VALUES)),
     "study/random_prompt": (TOY_SQUARE, Expected(prompt_parameters=SQUARE_VALUES)),
     "study/pilot_zero_shot": (
-        {**TOY_PAD, "tune.epochs": 0, "prompt.epochs": 1},
+        {**TOY_PAD, "tune.epochs": 0, "prompt_tuning.epochs": 1},
         Expected("HYDRA"),
     ),
-    "study/pilot_fine_tuned": ({**TOY_PAD, "prompt.epochs": 1}, Expected("HYDRA", steps=3)),
+    "study/pilot_fine_tuned": ({**TOY_PAD, "prompt_tuning.epochs": 1}, Expected("HYDRA", steps=3)),
     "study/pad_size": (TOY_PAD, Expected()),
     "study/input_size": ({**TOY_PAD, "data.init_args.input_size": 24}, Expected()),
     # one step on each of two views

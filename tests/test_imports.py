@@ -35,8 +35,8 @@ ALLOWED: dict[str, set[str]] = {
 # rooms whose third-party packages are few on purpose
 PACKAGES: dict[str, set[str]] = {
     "_version": set(),
-    # processes asks Lightning which of several it is
-    "base": {"lightning"},
+    # processes asks Lightning which of several it is; batches names tensors for type checkers alone
+    "base": {"lightning", "torch"},
     "sparsity": {"torch", "numpy"},
     # the graph of channels and their removal are Torch-Pruning's
     "network": {"torch", "torchvision", "safetensors", "torch_pruning"},

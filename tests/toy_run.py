@@ -44,7 +44,7 @@ class KillAt(pl.Callback):
         self.stage, self.epoch, self.batch = stage, epoch, batch
 
     def _kill(self, trainer: pl.Trainer, stage: Any, batch: int) -> None:
-        here = (stage.stage, trainer.current_epoch, batch)
+        here = (stage.name, trainer.current_epoch, batch)
         if here == (self.stage, self.epoch, self.batch) and not KillAt.fired:
             KillAt.fired = True
             raise Killed
@@ -70,7 +70,7 @@ class KillAtEnd(pl.Callback):
         self.stage = stage
 
     def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
-        if stage.stage == self.stage:
+        if stage.name == self.stage:
             raise Killed
 
 
@@ -100,7 +100,7 @@ class Parts:
         self.warmup: vpns.SubnetworkTuning | None = vpns.SubnetworkTuning(
             self.network,
             epochs=epochs,
-            stage="warmup",
+            name="warmup",
             optimizer=lambda p: SGD(p, lr=0.05, momentum=0.9, fused=True),
         )
         self.find = vpns.MaskFinding(
@@ -126,7 +126,7 @@ class Parts:
             warmup=self.warmup,
             find=self.find,
             tune=self.tune,
-            prompt=self.prompt,
+            prompt_tuning=self.prompt,
             run_dir=str(run_dir),
             trainer=options | trainer,
             seed=seed,

@@ -7,14 +7,16 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from vpns_lightning.base.batches import Stream
 from vpns_lightning.data import Digits
 
 
 class Watcher(LightningModule):
     """Writes what each rank sees to files, as attributes do not come back from processes."""
 
-    views = ("prompted",)
-    stage = "find"
+    streams = (Stream("prompted"),)
+    unaugmented: tuple[str, ...] = ()
+    name, seed_name = "find", ""
 
     def __init__(self, folder: Path, stop_after: int = 0) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ def config(pruner: str = "Hydra", **changes: Any) -> dict[str, Any]:
             "views": ["prompted"],
         },
         "tune": {"epochs": 3, "views": ["prompted"]},
-        "prompt": {"epochs": 0},
+        "prompt_tuning": {"epochs": 0},
         "trainer": {"limit_train_batches": None},
     }
     for key, value in changes.items():
@@ -36,7 +36,7 @@ def config(pruner: str = "Hydra", **changes: Any) -> dict[str, Any]:
     ("given", "steps"),
     [
         (config(), 23 * (2 + 3)),
-        (config(warmup__epochs=4, prompt__epochs=1), 23 * (4 + 2 + 3 + 1)),
+        (config(warmup__epochs=4, prompt_tuning__epochs=1), 23 * (4 + 2 + 3 + 1)),
         # one step on each of two views
         (config(find__views=["prompted", "plain"], tune__views=["prompted", "plain"]), 23 * 5 * 2),
         # weights and scores in turn

@@ -166,7 +166,7 @@ def test_each_data_set_and_backbone_has_a_panel_in_the_paper_s_order() -> None:
 def pilot(method: str, sparsity: float, tuned: int) -> dict[str, Any]:
     facts = result(method, sparsity, accuracy=0.6, prompt=PAD, accuracy_before_prompt=0.5)
     facts["stages"]["tune"]["gradient_steps"] = tuned
-    return facts | {"stages": facts["stages"] | {"prompt": dict(facts["stages"]["tune"])}}
+    return facts | {"stages": facts["stages"] | {"prompt_tuning": dict(facts["stages"]["tune"])}}
 
 
 def test_the_pilot_draws_each_run_before_and_after_its_prompt() -> None:

@@ -9,13 +9,14 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer, seed_everything
 
 from vpns_lightning.base.processes import is_first_process
+from vpns_lightning.base.seeds import check_seed
 from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.loading import instantiate
 from vpns_lightning.sparsity import check_sparsity
-from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning, check_seed
+from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
 from vpns_lightning.training.loggers import prepare_wandb
 from vpns_lightning.training.machine import check_precision
 from vpns_lightning.training.pipeline import fit_stages
@@ -57,18 +58,18 @@ def fit_parser() -> ArgumentParser:
     parser.add_argument("--seed_everything", type=int, default=7, help="seed of everything random")
     parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
     parser.add_class_arguments(PromptedClassifier, "network")
-    parser.add_class_arguments(SubnetworkTuning, "warmup", skip={"stage"})
+    parser.add_class_arguments(SubnetworkTuning, "warmup", skip={"name"})
     parser.add_class_arguments(MaskFinding, "find")
-    parser.add_class_arguments(SubnetworkTuning, "tune", skip={"stage"})
-    parser.add_class_arguments(PromptTuning, "prompt")
+    parser.add_class_arguments(SubnetworkTuning, "tune", skip={"name"})
+    parser.add_class_arguments(PromptTuning, "prompt_tuning")
     parser.add_class_arguments(
         Trainer, "trainer", instantiate=False, fail_untyped=False, skip=NOT_THE_MACHINE
     )
     _counts_before_shares(parser)
     parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
-    for stage in ("warmup", "find", "tune", "prompt"):
+    for stage in ("warmup", "find", "tune", "prompt_tuning"):
         parser.link_arguments("network", f"{stage}.network", apply_on="instantiate")
-    parser.set_defaults({"warmup.epochs": 0, "prompt.epochs": 0})
+    parser.set_defaults({"warmup.epochs": 0, "prompt_tuning.epochs": 0})
     return parser
 
 
@@ -108,14 +109,14 @@ def run(arguments: Sequence[str]) -> None:
         machine[name] = objects.trainer.get(name)
     warmup = objects.warmup if objects.warmup.epochs else None
     if warmup is not None:
-        warmup.stage = "warmup"
+        warmup.name = "warmup"
     fit_stages(
         objects.network,
         objects.data,
         find=objects.find,
         tune=objects.tune,
         warmup=warmup,
-        prompt=objects.prompt if objects.prompt.epochs else None,
+        prompt_tuning=objects.prompt_tuning if objects.prompt_tuning.epochs else None,
         run_dir=str(folder.path),
         trainer={key: value for key, value in machine.items() if value is not None},
         seed=config.seed_everything,

@@ -3,7 +3,7 @@
 from vpns_lightning.data.check import CheckReport
 from vpns_lightning.data.images.decode import BadImageError, ImageDataset, Split
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
-from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform, stream_key
+from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData
 from vpns_lightning.data.sets.cifar import CIFAR10, CIFAR100
@@ -39,5 +39,4 @@ __all__ = [
     "TinyImageNet",
     "TrainTransform",
     "ViewSampler",
-    "stream_key",
 ]

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from vpns_lightning.data.images.decode import Batch, ImageDataset
+from vpns_lightning.data.images.decode import ImageDataset, IndexedBatch
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
 
 
@@ -50,7 +50,7 @@ def options(
     return {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": on_cuda}
 
 
-class ViewLoader(DataLoader[Batch]):
+class ViewLoader(DataLoader[IndexedBatch]):
     """A loader that Lightning may resume in the middle of an epoch; `ViewSampler` does the rest."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def eval_loader(
     dataset: ImageDataset,
     sampler: EvalSampler,
     **common: Unpack[Options],
-) -> DataLoader[Batch]:
+) -> DataLoader[IndexedBatch]:
     """Return a loader over all images of this rank, in order."""
     return DataLoader(
         dataset,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,17 +12,46 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vpns_lightning.base.batches import Batch, Stream
+from vpns_lightning.base.seeds import stream_key
 from vpns_lightning.data import loaders
 from vpns_lightning.data.check import CheckReport, Counts, check_images, check_labels, check_options
 from vpns_lightning.data.images import stores
-from vpns_lightning.data.images.decode import Batch, ImageDataset, OnBadImage, Split
+from vpns_lightning.data.images.decode import ImageDataset, IndexedBatch, OnBadImage, Split
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
-from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform, stream_key
+from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout, obtain, reading
 
-View: TypeAlias = tuple[Tensor, Tensor]
 SplitName: TypeAlias = Literal["train", "test"]
 PartName: TypeAlias = Literal["train", "validation", "test"]
+
+
+@runtime_checkable
+class TrainsOnStreams(Protocol):
+    """What a module that trains says of the images it wants.
+
+    Attributes:
+        name: Of the stage, in messages.
+        seed_name: Of the stage in the seeds of its random streams, where that is not ``name``.
+        streams: The orders of images that a batch is drawn from.
+        unaugmented: Views whose images are not cropped and flipped.
+    """
+
+    name: str
+    seed_name: str
+    unaugmented: tuple[str, ...]
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """Return the orders of images that a batch is drawn from."""
+
+
+class _Plainly:
+    """What is assumed of a module that says nothing."""
+
+    name = seed_name = "fit"
+    unaugmented: tuple[str, ...] = ()
+    streams = (Stream("prompted"),)
 
 
 class ImageData(LightningDataModule, ABC):
@@ -87,8 +116,7 @@ class ImageData(LightningDataModule, ABC):
         self.eval_transform = EvalTransform(input_size)
         self._splits: dict[SplitName, Split] = {}
         self._stores: stores.Stores | None = None
-        self._stage = "fit"
-        self._unaugmented: tuple[str, ...] = ()
+        self._wanted: TrainsOnStreams = _Plainly()
 
     @abstractmethod
     def read(self, split: SplitName) -> Split:
@@ -165,47 +193,45 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> CombinedLoader:
         """Return one loader for each stream of the running stage, each in an order of its own.
 
-        A stream is a view's name, or ``view:anything`` for the same view in another order.
         A last, smaller batch is kept, unless it is one image: batch normalisation fails on that.
         """
         module = self.trainer.lightning_module if self.trainer else None
+        self._wanted = module if isinstance(module, TrainsOnStreams) else _Plainly()
         epoch, batches = loaders.resume_position(self.trainer)
-        self._stage = getattr(module, "stage", "fit")
-        self._unaugmented = tuple(getattr(module, "unaugmented", ()))
-        streams: dict[str, DataLoader[Batch]] = {}
         world, rank = self._ranks()
-        views = getattr(module, "views", ("prompted",))
-        for stream in getattr(module, "streams", views):
-            dataset = self.dataset("train", augmented=_view(stream) not in self._unaugmented)
+        by_stream: dict[Stream, DataLoader[IndexedBatch]] = {}
+        for stream in self._wanted.streams:
+            augmented = stream.view not in self._wanted.unaugmented
+            dataset = self.dataset("train", augmented=augmented)
             sampler = ViewSampler(
                 dataset,
                 stream,
-                stage=self._stage,
+                stage=self._seed_name,
                 seed=self.seed,
                 num_replicas=world,
                 rank=rank,
                 epoch=epoch,
                 start=batches * self.batch_size,
             )
-            streams[stream] = loaders.train_loader(dataset, sampler, **self._loader_options())
-        return CombinedLoader(streams, "min_size")
+            by_stream[stream] = loaders.train_loader(dataset, sampler, **self._loader_options())
+        return CombinedLoader(by_stream, "min_size")
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[IndexedBatch]:
         """Return a loader over the validation images, or the test images if none are held out."""
         return self._loader("validation" if self.validation else "test")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[IndexedBatch]:
         """Return a loader over the test images."""
         return self._loader("test")
 
-    def whole_test_dataloader(self) -> DataLoader[Batch]:
+    def whole_test_dataloader(self) -> DataLoader[IndexedBatch]:
         """Return a loader over all test images for this process alone, however many there are.
 
         Its batches hold uint8 images, to be passed through `eval_transform` on the device.
         """
         return self._loader("test", ranks=(1, 0))
 
-    def mapping_dataloader(self, *, augmented: bool = False) -> DataLoader[Batch]:
+    def mapping_dataloader(self, *, augmented: bool = False) -> DataLoader[IndexedBatch]:
         """Return a loader over the training images, in order; no two ranks see the same image.
 
         Its batches hold uint8 images, for `mapping_transform` with the same `augmented`.
@@ -221,8 +247,8 @@ class ImageData(LightningDataModule, ABC):
         return shown
 
     def on_after_batch_transfer(
-        self, batch: Batch | dict[str, Batch], dataloader_idx: int
-    ) -> View | dict[str, View]:
+        self, batch: IndexedBatch | dict[Stream, IndexedBatch], dataloader_idx: int
+    ) -> Batch | dict[Stream, Batch]:
         """Turn uint8 images into float32 images of shape (N, 3, i, i) in [0, 1], on the device.
 
         Args:
@@ -237,11 +263,16 @@ class ImageData(LightningDataModule, ABC):
         images, labels, _ = batch
         return self.eval_transform(images), labels
 
-    def _transformed(self, stream: str, images: Tensor, labels: Tensor, rows: Tensor) -> View:
-        if _view(stream) in self._unaugmented:
+    def _transformed(self, stream: Stream, images: Tensor, labels: Tensor, rows: Tensor) -> Batch:
+        if stream.view in self._wanted.unaugmented:
             return self.eval_transform(images), labels
-        key = stream_key(self.seed, self._stage, stream, loaders.running_epoch(self.trainer))
+        epoch = loaders.running_epoch(self.trainer)
+        key = stream_key(self.seed, self._seed_name, stream, epoch)
         return self.train_transform(images, rows, key), labels
+
+    @property
+    def _seed_name(self) -> str:
+        return self._wanted.seed_name or self._wanted.name
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -254,12 +285,8 @@ class ImageData(LightningDataModule, ABC):
 
     def _loader(
         self, part: PartName, ranks: tuple[int, int] | None = None, *, augmented: bool = False
-    ) -> DataLoader[Batch]:
+    ) -> DataLoader[IndexedBatch]:
         dataset = self.dataset(part, augmented=augmented)
         world, rank = ranks or self._ranks()
         sampler = EvalSampler(dataset, num_replicas=world, rank=rank)
         return loaders.eval_loader(dataset, sampler, **self._loader_options())
-
-
-def _view(stream: str) -> str:
-    return stream.partition(":")[0]

@@ -21,7 +21,7 @@ def stage_epochs(config: Mapping[str, Any]) -> dict[str, int]:
         "warmup": config["warmup"]["epochs"],
         "find": pruner.epochs(find["epochs"], find["sparsity"]) if pruner else 0,
         "tune": config["tune"]["epochs"],
-        "prompt": config["prompt"]["epochs"],
+        "prompt_tuning": config["prompt_tuning"]["epochs"],
     }
     return {stage: count for stage, count in epochs.items() if count or stage in {"find", "tune"}}
 

@@ -7,11 +7,11 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import get_masks, masked_layers, sparsity_report
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
 BuildOptimizer: TypeAlias = Callable[[Iterable[Any]], Optimizer]
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, StageLike, keep_everything
+from vpns_lightning.pruners.base import StageLike, keep_everything
 from vpns_lightning.pruners.saliency import Saliency
 from vpns_lightning.pruners.scoring import BNMode, scoring
 from vpns_lightning.sparsity import Scope, TieRule

@@ -1,9 +1,9 @@
 """Gradual magnitude pruning (Zhu & Gupta, 2017, https://arxiv.org/abs/1710.01878)."""
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import (
-    Batch,
     Pruner,
     StageLike,
     keep_everything,

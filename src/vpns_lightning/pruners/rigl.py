@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.pruners.base import Pruner, StageLike, require_prunable, thaw
 from vpns_lightning.pruners.budgets import erdos_renyi_kernel
 from vpns_lightning.sparsity import MaskedLayer, keep_highest, masked_layers, prune_count
 

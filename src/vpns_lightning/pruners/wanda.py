@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, StageLike
+from vpns_lightning.pruners.base import StageLike
 from vpns_lightning.pruners.budgets import apportion
 from vpns_lightning.pruners.data_saliency import DataSaliency
 from vpns_lightning.pruners.scoring import BNMode

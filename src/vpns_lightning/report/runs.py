@@ -82,7 +82,7 @@ class Run:
     @property
     def pilot(self) -> bool:
         """Whether a prompt was learned after all else, alone."""
-        return "prompt" in self.facts["stages"]
+        return "prompt_tuning" in self.facts["stages"]
 
     @property
     def structured(self) -> bool:

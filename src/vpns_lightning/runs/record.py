@@ -138,15 +138,15 @@ def before_prompt(find: MaskFinding, stages: dict[str, dict[str, Any]]) -> float
         find: The finding stage, for its pruner and the mapping.
         stages: What each stage recorded when it ended.
     """
-    if "prompt" not in stages:
+    if "prompt_tuning" not in stages:
         return None
-    earlier = [facts for name, facts in stages.items() if name != "prompt"]
+    earlier = [facts for name, facts in stages.items() if name != "prompt_tuning"]
     prompted = (facts for facts in earlier if "prompted" in (facts.get("views") or ()))
     learned = any(facts.get("gradient_steps") != 0 for facts in prompted)
     inherited = isinstance(find.pruner, Stored) and find.pruner.inherit_prompt
     if learned or inherited or find.network.mapping.every:
         return _accuracy(stages, "tune")
-    return float(stages["prompt"]["accuracy"]["test_accuracy_plain"])
+    return float(stages["prompt_tuning"]["accuracy"]["test_accuracy_plain"])
 
 
 def _grid() -> dict[str, Any]:

@@ -108,5 +108,5 @@ def outline(
         about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
         if isinstance(stage, MaskFinding):
             about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
-        described[stage.stage] = about
+        described[stage.name] = about
     return described

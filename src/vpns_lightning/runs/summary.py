@@ -16,7 +16,7 @@ ROWS = (
     ("dense", "warmup"),
     ("before tuning", "find"),
     ("after tuning", "tune"),
-    ("after the prompt", "prompt"),
+    ("after the prompt", "prompt_tuning"),
 )
 
 

@@ -14,12 +14,14 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vpns_lightning._version import __version__
+from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, parameter_groups
+from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
-from vpns_lightning.stages.steps import check_views, derive_seed, log_interval, refusing
+from vpns_lightning.stages.steps import check_views, log_interval, refusing
 
 BuildScheduler = Callable[[Optimizer], LRScheduler]
 CHECKPOINT_SCHEMA = 1
@@ -41,6 +43,8 @@ class Stage(pl.LightningModule, ABC):
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
 
     Attributes:
+        name: In logs, files and messages.
+        seed_name: In the seeds of its random streams, where that is not ``name``.
         period: Epochs that a learning-rate schedule spans; all of them unless a pruner has rounds.
         shuffle: Which of the pruner's shuffles the batch at hand is from; most have one, unnamed.
         seed: Of all randomness of the stage; the pipeline sets it.
@@ -50,7 +54,8 @@ class Stage(pl.LightningModule, ABC):
         UserError: ``epochs`` is negative or a view is unknown, repeated, or missing.
     """
 
-    stage: str = "stage"
+    name: str = "stage"
+    seed_name: str = ""
     network: PromptedClassifier
 
     def __init__(
@@ -102,12 +107,9 @@ class Stage(pl.LightningModule, ABC):
         return loss
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """The orders of images that a batch is drawn from, each shuffled by itself.
-
-        A view's name, or ``view:shuffle`` where a view is shown in several orders.
-        """
-        return self.views
+    def streams(self) -> tuple[Stream, ...]:
+        """The orders of images that a batch is drawn from, each shuffled by itself."""
+        return tuple(Stream(view) for view in self.views)
 
     def progress(self) -> tuple[int, int]:
         """Return how many iterations lie before the one at hand, and how many the stage has."""
@@ -148,11 +150,11 @@ class Stage(pl.LightningModule, ABC):
         Raises:
             UserError: One of them refuses its arguments.
         """
-        with refusing(f"{self.stage}.optimizer"):
+        with refusing(f"{self.name}.optimizer"):
             optimizers = self.make_optimizers()
         for optimizer in optimizers:
             self.guard.protect(optimizer, scaled=self.trainer.precision == "16-mixed")
-        with refusing(f"{self.stage}.lr_scheduler"):
+        with refusing(f"{self.name}.lr_scheduler"):
             return optimizers, [self.make_scheduler(optimizer) for optimizer in optimizers]
 
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
@@ -193,7 +195,13 @@ class Stage(pl.LightningModule, ABC):
         """
         self.batch_idx = batch_idx
         torch.manual_seed(
-            derive_seed(self.seed, self.stage, self.current_epoch, batch_idx, self.global_rank)
+            derive_seed(
+                self.seed,
+                self.seed_name or self.name,
+                self.current_epoch,
+                batch_idx,
+                self.global_rank,
+            )
         )
         return None
 
@@ -207,13 +215,13 @@ class Stage(pl.LightningModule, ABC):
         """Log the epoch's loss and accuracy and step the schedulers."""
         # a pruner that was resumed with all it needs computes no loss any more
         if self.train_loss.update_called:
-            self.log(f"{self.stage}/loss", self.train_loss)
-            self.log(f"{self.stage}/train_acc", self.train_acc)
+            self.log(f"{self.name}/loss", self.train_loss)
+            self.log(f"{self.name}/train_acc", self.train_acc)
         schedulers = self.lr_schedulers()
         if schedulers is None:
             return
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            self.log(f"{self.stage}/lr", scheduler.get_last_lr()[0])
+            self.log(f"{self.name}/lr", scheduler.get_last_lr()[0])
             scheduler.step()  # type: ignore[call-arg]  # no scheduler here is ReduceLROnPlateau
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -223,13 +231,13 @@ class Stage(pl.LightningModule, ABC):
         own = self.network(images).argmax(1) if self.network.has_prompt else plain
         self.acc.update(own, labels)
         self.acc_plain.update(plain, labels)
-        self.log(f"{self.stage}/acc", self.acc)
-        self.log(f"{self.stage}/acc_plain", self.acc_plain)
+        self.log(f"{self.name}/acc", self.acc)
+        self.log(f"{self.name}/acc_plain", self.acc_plain)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the stage's name, so that no other stage restores this file."""
         checkpoint["vpns"] = {
-            "stage": self.stage,
+            "stage": self.name,
             "schema": CHECKPOINT_SCHEMA,
             "version": __version__,
             "passes": self.passes,
@@ -242,9 +250,9 @@ class Stage(pl.LightningModule, ABC):
             UserError: The checkpoint is not of this stage, or of a newer schema.
         """
         about = checkpoint.get("vpns", {})
-        if about.get("stage") != self.stage:
+        if about.get("stage") != self.name:
             raise UserError(
-                f"the checkpoint is of stage {about.get('stage')!r}, but {self.stage!r} was to be "
+                f"the checkpoint is of stage {about.get('stage')!r}, but {self.name!r} was to be "
                 "resumed: its epochs and scores would be wrong here"
             )
         if about.get("schema", 0) > CHECKPOINT_SCHEMA:
@@ -263,7 +271,7 @@ class Stage(pl.LightningModule, ABC):
         step = self.guard.first_bad_step()
         if step is not None:
             raise UserError(
-                f"the loss became NaN or infinite at gradient step {step} of stage {self.stage!r} "
+                f"the loss became NaN or infinite at gradient step {step} of stage {self.name!r} "
                 f"(epoch {self.current_epoch}); no weight was changed by it and the last "
                 "checkpoint is whole: lower the learning rate, or check the images of that batch"
             )

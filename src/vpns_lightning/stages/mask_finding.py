@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from torch.optim import Adam, Optimizer
 
+from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, Pruner
+from vpns_lightning.pruners.base import BuildOptimizer, Pruner
 from vpns_lightning.sparsity import check_sparsity
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
@@ -41,7 +42,7 @@ class MaskFinding(Stage):
         UserError: The sparsity is out of range, or epochs or views are (see Stage).
     """
 
-    stage = "find"
+    name = "find"
 
     def __init__(
         self,
@@ -89,9 +90,9 @@ class MaskFinding(Stage):
             fit_mapping(self.network, self.trainer, prompted=True, augmented=True)
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def streams(self) -> tuple[Stream, ...]:
         """One stream of every view for each of the pruner's shuffles."""
-        return tuple(_stream(view, s) for view in self.views for s in self.pruner.shuffles)
+        return tuple(Stream(view, s) for view in self.views for s in self.pruner.shuffles)
 
     def make_optimizers(self) -> list[Optimizer]:
         """Return what the pruner wants trained.
@@ -117,12 +118,12 @@ class MaskFinding(Stage):
         super().on_train_batch_start(batch, batch_idx)
         return -1 if self.pruner.done else None
 
-    def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
+    def training_step(self, batch: Mapping[Stream, Batch], batch_idx: int) -> None:
         """Let the pruner take a step on each view, and on each of its shuffles, in turn."""
         for view in self.views:
             for shuffle in self.pruner.shuffles:
                 self.shuffle = shuffle
-                self.pruner.step(self, view, batch[_stream(view, shuffle)])
+                self.pruner.step(self, view, batch[Stream(view, shuffle)])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Let the pruner change the (unscaled) gradients."""
@@ -132,7 +133,3 @@ class MaskFinding(Stage):
         """Log and schedule, then let the pruner act on the epoch's end."""
         super().on_train_epoch_end()
         self.pruner.end_epoch(self)
-
-
-def _stream(view: str, shuffle: str) -> str:
-    return f"{view}:{shuffle}" if shuffle else view

@@ -54,7 +54,7 @@ def fit_stages(
     find: MaskFinding,
     tune: SubnetworkTuning,
     warmup: SubnetworkTuning | None = None,
-    prompt: PromptTuning | None = None,
+    prompt_tuning: PromptTuning | None = None,
     run_dir: str = "runs/latest",
     trainer: Mapping[str, Any] | None = None,
     seed: int = 7,
@@ -72,7 +72,7 @@ def fit_stages(
         find: Stage 1.
         tune: Stage 2.
         warmup: Dense training before stage 1.
-        prompt: Learning the prompt alone after stage 2 (the pilot study).
+        prompt_tuning: Learning the prompt alone after stage 2 (the pilot study).
         run_dir: The run folder.
         trainer: Arguments of the Lightning Trainer: the machine, not the method.
         seed: Of everything random.
@@ -85,7 +85,7 @@ def fit_stages(
         UserError: Something in the input cannot work; nothing expensive has been done by then.
     """
     machine = dict(trainer or {})
-    stages = [stage for stage in (warmup, find, tune, prompt) if stage is not None]
+    stages = [stage for stage in (warmup, find, tune, prompt_tuning) if stage is not None]
     check_run(network, data, machine, stages)
     run = RunFolder(run_dir)
     if warmup is not None and not run.handoff.is_file():
@@ -143,13 +143,13 @@ class _Run:
             self.facts["class_names"] = list(self.data.class_names)
         for stage in left:
             self._fit(stage)
-            if stage.stage == "warmup" and is_first_process():
+            if stage.name == "warmup" and is_first_process():
                 share_warmup(self.run)
         return self._finish(find)
 
     def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Load the last hand-off, if there is one, and return the stages after it."""
-        names = [stage.stage for stage in stages]
+        names = [stage.name for stage in stages]
         source = take_warmup(self.run) if "warmup" in names and is_first_process() else None
         if source is not None:
             say(f"stage 'warmup' is that of {source}, which has an equal one")
@@ -168,12 +168,12 @@ class _Run:
     def _fit(self, stage: Stage) -> None:
         """Run one stage, from its checkpoint if there is one."""
         stage.seed = self.seed
-        checkpoint = self.run.checkpoint(stage.stage)
+        checkpoint = self.run.checkpoint(stage.name)
         resume = str(checkpoint) if checkpoint.is_file() else None
         if resume:
-            say(f"stage {stage.stage!r} goes on from {checkpoint}")
+            say(f"stage {stage.name!r} goes on from {checkpoint}")
         with quiet_lightning(), same_norms(self.network):
-            loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
+            loggers = [for_stage(logger, stage.name) for logger in self.loggers]
             # strategies that do not fit the accelerator, or do not exist, are ValueErrors
             with refusing("trainer", (MisconfigurationException, ValueError)):
                 trainer = self._trainer(stage, loggers)
@@ -193,13 +193,13 @@ class _Run:
         if is_first_process():
             about = read_about(self.run.handoff)
             for logger in set(loggers) - set(self.loggers):
-                end_stage(logger, stage_summary(about, self.find, stage.stage))
+                end_stage(logger, stage_summary(about, self.find, stage.name))
 
     def _trainer(self, stage: Stage, loggers: Sequence[Logger]) -> pl.Trainer:
         """Return a Trainer of this stage's own; callbacks are copied."""
         options = dict(self.machine)
         theirs = [deepcopy(callback) for callback in as_list(options.pop("callbacks", None))]
-        checkpoint = self.run.checkpoint(stage.stage)
+        checkpoint = self.run.checkpoint(stage.name)
         bar = options.pop("enable_progress_bar", True)
         own_bar = bar and not any(isinstance(callback, ProgressBar) for callback in theirs)
         trainer = pl.Trainer(
@@ -260,4 +260,4 @@ class _Forget(pl.Callback):
         """Forget from the epoch at hand on."""
         assert isinstance(pl_module, Stage)
         for logger in self.loggers:
-            logger.forget(pl_module.stage, trainer.current_epoch)
+            logger.forget(pl_module.name, trainer.current_epoch)

@@ -21,7 +21,8 @@ from torchvision.transforms import functional as F
 from vpns_lightning.base.errors import UserError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
+# images (N, 3, h, w) as uint8, labels (N,), and positions in the split (N,)
+IndexedBatch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 OnBadImage: TypeAlias = Literal["error", "skip"]
 
 MAX_BAD_FRACTION = 0.01
@@ -215,7 +216,7 @@ class DecodingStore(Store):
         refuse_too_many_bad(int(self.bad.sum()), len(self.split))
 
 
-class ImageDataset(Dataset[Batch]):
+class ImageDataset(Dataset[IndexedBatch]):
     """Batches of `(images, labels, rows)` from a store.
 
     Args:
@@ -233,11 +234,11 @@ class ImageDataset(Dataset[Batch]):
         """Return the number of images."""
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> IndexedBatch:
         """Return image `index` as a batch of one."""
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: list[int]) -> IndexedBatch:
         """Return a batch.
 
         Args:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from vpns_lightning.data.images.transforms import stream_key
+from vpns_lightning.base.seeds import stream_key
 
 
 class ViewSampler(DistributedSampler[int]):

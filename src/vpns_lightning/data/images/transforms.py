@@ -6,7 +6,6 @@ not depend on the batch it comes in, on the rank, on the worker or on where a ru
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -22,12 +21,6 @@ Pixels: TypeAlias = npt.NDArray[Any]
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
-
-
-def stream_key(*parts: object) -> int:
-    """Return a signed 64-bit number that depends on all `parts`, the same in every process."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
 
 
 def random_integers(key: int, indices: Tensor, draw: int, high: int) -> Tensor:

@@ -62,7 +62,7 @@ class FreezeMasks(pl.Callback):
             clock.start()
         freeze(pl_module)
         synchronise(pl_module.network)
-        self.facts["stages"][pl_module.stage] = stage_costs(trainer, pl_module)
+        self.facts["stages"][pl_module.name] = stage_costs(trainer, pl_module)
         if trainer.is_global_zero:
             hand_on(self.path, pl_module, self.facts, self.evaluate)
         trainer.strategy.barrier("hand-off")
@@ -71,9 +71,9 @@ class FreezeMasks(pl.Callback):
 
 def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
     """Measure the network of a finished stage and write the hand-off."""
-    facts["stages"].setdefault(stage.stage, {})["accuracy"] = evaluate(stage.network)
+    facts["stages"].setdefault(stage.name, {})["accuracy"] = evaluate(stage.network)
     sparsity = network_report(stage.network).sparsity
-    save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
+    save_network(path, stage.network, {**facts, "stage": stage.name, "sparsity": sparsity})
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
