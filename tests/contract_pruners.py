@@ -29,7 +29,7 @@ def stored(sparsity: float) -> Pruner:
     omp.attach(network, sparsity)
     omp.finish(network, sparsity)
     path = Path(mkdtemp()) / "masks.safetensors"
-    save_masks(path, network, {"method": "OMP"})
+    save_masks(path, network, method="OMP")
     return vpns.Stored(str(path), inherit_prompt=False)
 
 

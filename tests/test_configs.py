@@ -324,7 +324,7 @@ def save_toy_masks(path: Path) -> None:
         name: torch.rand_like(w, requires_grad=False) for name, w in network.prunable().items()
     }
     set_masks(network.backbone, select(scores, 0.9))
-    save_masks(path, network, {"method": "VPNs"})
+    save_masks(path, network, method="VPNs")
 
 
 @pytest.mark.parametrize("name", RUNS)

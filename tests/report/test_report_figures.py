@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_results import PAD, grid, result
+from toy_results import PAD, as_run, grid, result
 
 from vpns_lightning.report.definitions import DEFINITIONS, Definition
 from vpns_lightning.report.exhibits import Exhibit, build
@@ -18,7 +18,7 @@ BY_ID = {definition.id: definition for definition in DEFINITIONS}
 
 
 def runs_of(results: Sequence[dict[str, Any]]) -> list[Run]:
-    return [Run(Path(f"runs/{i}/result.json"), facts) for i, facts in enumerate(results)]
+    return [as_run(facts, Path(f"runs/{i}/result.json")) for i, facts in enumerate(results)]
 
 
 def exhibit(definition: Definition | str, results: Sequence[dict[str, Any]]) -> Exhibit:

@@ -1,25 +1,27 @@
 """What a run knows of its grid, and the warm-up it shares with others; toy runs in this process."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+from msgspec import UNSET
 from safetensors.torch import load_file, save_file
 
 import vpns_lightning as vpns
 from toy_run import Parts
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.runs.folder import RunFolder
-from vpns_lightning.runs.grid_cell import environment, grid_facts, take_warmup
+from vpns_lightning.runs.grid_cell import environment, grid_record, take_warmup
 from vpns_lightning.runs.handoff import copy_network, read_about
+from vpns_lightning.runs.record import GridRecord, encode
 from vpns_lightning.training.loggers import for_stage, prepare_wandb
 
 
 def told(monkeypatch: pytest.MonkeyPatch, cell: str, warmup: Path | None) -> None:
-    facts = {"name": "fig0", "cell": cell, "method": "A", "axes": {"pad": 8}}
-    for key, value in environment(facts, warmup).items():
+    record = GridRecord(name="fig0", cell=cell, method="A", axes={"pad": 8})
+    for key, value in environment(record, warmup).items():
         monkeypatch.setenv(key, value)
 
 
@@ -48,7 +50,7 @@ def test_a_cell_with_a_shared_warm_up_ends_as_one_with_its_own(
     # it was not trained again, and marks of the shared file stay with that file
     assert not (tmp_path / "second" / "warmup").exists()
     about = read_about(tmp_path / "second" / "handoff.safetensors")
-    assert not about.keys() & {"shared_by", "tensors_sha256"}
+    assert (about.shared_by, about.tensors_sha256) == (UNSET, UNSET)
     assert second["grid"] == {"name": "fig0", "cell": "second", "method": "A", "axes": {"pad": 8}}
     assert "grid" not in own
 
@@ -63,7 +65,7 @@ def test_a_damaged_shared_warm_up_is_not_used(
     about, state = read_about(file), load_file(file)
     name = next(key for key in state if key.endswith("weight"))
     state[name].view(-1)[0] += 1
-    save_file(state, file, metadata={"vpns": json.dumps(about)})
+    save_file(state, file, metadata={"vpns": encode(about)})
     capsys.readouterr()
     result = Parts().fit(tmp_path / "second")
     assert "reused_from" not in result["stages"]["warmup"]
@@ -83,24 +85,26 @@ def test_a_begun_run_keeps_its_own_warm_up(tmp_path: Path, monkeypatch: pytest.M
     # nor is there one for a run without a grid
     monkeypatch.delenv("VPNS_GRID")
     assert take_warmup(RunFolder(tmp_path / "other")) is None
-    assert grid_facts() is None
+    assert grid_record() is None
 
 
 def test_a_copy_keeps_every_tensor_and_changes_only_named_facts(tmp_path: Path) -> None:
     parts = Parts()
     parts.fit(tmp_path / "run")
     source = tmp_path / "run" / "handoff.safetensors"
-    copy_network(source, tmp_path / "copy.safetensors", {"note": 1}, drop=("class_names",))
+    copy_network(source, tmp_path / "copy.safetensors", shared_by="first", class_names=())
     assert same(source, tmp_path / "copy.safetensors")
     about, changed = read_about(source), read_about(tmp_path / "copy.safetensors")
-    assert changed.pop("tensors_sha256")
-    assert changed == {k: v for k, v in about.items() if k != "class_names"} | {"note": 1}
+    assert changed.tensors_sha256
+    assert changed == msgspec.structs.replace(
+        about, shared_by="first", class_names=(), tensors_sha256=changed.tensors_sha256
+    )
 
 
 def test_a_foreign_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VPNS_GRID", "fig4")
     with pytest.raises(UserError, match="VPNS_GRID is set by vpns grid"):
-        grid_facts()
+        grid_record()
 
 
 class Recorder:

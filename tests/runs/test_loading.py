@@ -147,10 +147,13 @@ def test_the_first_stages_facts_are_checked_before_the_network_is_built(
     run: Path, tmp_path: Path, network: PromptedClassifier
 ) -> None:
     from vpns_lightning.runs.handoff import save_network
+    from vpns_lightning.runs.record import RunSoFar
 
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
-    save_network(tmp_path / "handoff.safetensors", network, {"stage": "tune", "sparsity": 0.9})
-    with pytest.raises(vpns.UserError, match="lacks 'dataset'"):
+    nothing = RunSoFar(seed=7, dataset="", input_size=0)
+    file = tmp_path / "handoff.safetensors"
+    save_network(file, network, nothing, stage="tune", sparsity=0.9)
+    with pytest.raises(vpns.UserError, match="does not say stage, sparsity, size of images"):
         vpns.load(tmp_path)
 
 

@@ -124,7 +124,7 @@ def test_the_arm_without_a_prompt_has_the_mapping_and_statistics_of_that_with_it
     parts = unshown()
     parts.fit(tmp_path / "arm")
     parts.network.prompt.delta.data.zero_()
-    arm = evaluate(parts.network, parts.data)["test_accuracy"]
+    arm = evaluate(parts.network, parts.data).test_accuracy
     result = unshown().fit(tmp_path / "pilot")
     assert arm != result["stages"]["tune"]["accuracy"]["test_accuracy"]
     assert result["accuracy_before_prompt"] == arm

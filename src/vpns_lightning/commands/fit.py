@@ -159,8 +159,8 @@ def finished(folder: RunFolder, record: dict[str, Any]) -> bool:
         return False
     if is_first_process():
         print(
-            f"{folder.path} is finished: {result['method']}, sparsity {result['sparsity']:.4f}, "
-            f"test accuracy {result['test_accuracy']:.4f} ({folder.result})"
+            f"{folder.path} is finished: {result.method}, sparsity {result.sparsity:.4f}, "
+            f"test accuracy {result.test_accuracy:.4f} ({folder.result})"
         )
     return True
 

@@ -45,11 +45,11 @@ def classify(
     at_least("batch_size", batch_size, 1)
     files = _image_files(Path(images))
     loaded = load_run(run, accelerator=accelerator)
-    names = loaded.about["class_names"]
+    names = loaded.about.class_names
     top = min(top, len(names))
     device = loaded.network.mean.device
     precision = loaded.config.get("trainer", {}).get("precision")
-    transform = EvalTransform(loaded.about["input_size"])
+    transform = EvalTransform(loaded.about.input_size)
     header = [f"{kind}_{k}" for k in range(1, top + 1) for kind in ("class", "probability")]
     with (
         whole_file(Path(output)) as temporary,

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Sequence
 
+import msgspec
+
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.parsing import parse_function
 from vpns_lightning.data import ImageData
@@ -32,8 +34,8 @@ def measure(
     data.prepare_data()
     _check_classes(loaded, data)
     precision = loaded.config.get("trainer", {}).get("precision")
-    measured = evaluate(loaded.network, data, precision=precision)
-    measured |= {"sparsity": loaded.about["sparsity"], "stage": loaded.about["stage"]}
+    measured = msgspec.structs.asdict(evaluate(loaded.network, data, precision=precision))
+    measured |= {"sparsity": loaded.about.sparsity, "stage": loaded.about.stage}
     print(json.dumps(measured, indent=2))
 
 
@@ -43,12 +45,10 @@ def _check_classes(loaded: LoadedRun, data: ImageData) -> None:
     Raises:
         UserError: The data set's classes are not those of the run.
     """
-    own, found = (
-        list(map(str, names)) for names in (loaded.about["class_names"], data.class_names)
-    )
+    own, found = (list(map(str, names)) for names in (loaded.about.class_names, data.class_names))
     # a run that was imported without its data set knows its classes by number only
     numbers = [str(number) for number in range(len(found))]
-    if own == found or (loaded.about.get("imported") and own == numbers):
+    if own == found or (loaded.about.imported and own == numbers):
         return
     odd = sorted(set(own) ^ set(found))
     how = f"they differ in {', '.join(odd[:5])}" if odd else "they are in another order"

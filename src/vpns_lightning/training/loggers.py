@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vpns_lightning.base.files import whole_file, write_text
-from vpns_lightning.runs.grid_cell import grid_facts
+from vpns_lightning.runs.grid_cell import grid_record
 from vpns_lightning.runs.metrics import COLUMNS, read_metrics
 
 
@@ -104,7 +104,8 @@ def prepare_wandb(init_args: Mapping[str, Any], run_dir: Path, seed_name: str) -
     args = {name: value for name, value in init_args.items() if value is not None}
     args["save_dir"] = str(run_dir)
     args.setdefault("name", seed_name)
-    args.setdefault("group", (grid_facts() or {}).get("name", seed_name))
+    cell = grid_record()
+    args.setdefault("group", cell.name if cell else seed_name)
     id_file = run_dir / "wandb_id.txt"
     if not id_file.is_file():
         write_text(id_file, args.get("id", uuid.uuid4().hex[:8]) + "\n")

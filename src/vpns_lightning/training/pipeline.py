@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+import msgspec
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -16,11 +17,12 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import is_first_process, say
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.runs.collecting import collect, stage_summary
 from vpns_lightning.runs.evaluation import evaluate
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
-from vpns_lightning.runs.record import collect, stage_summary
+from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
 from vpns_lightning.runs.settings import outline
 from vpns_lightning.runs.summary import draw_summary, print_table
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
@@ -97,7 +99,7 @@ def fit_stages(
         done = run.read_result()
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
-            return done
+            return as_plain(done)
         stop = StopRequest()
         held.enter_context(stop.listening())
         return _Run(run, network, data, machine, seed, stop).through(stages, find)
@@ -121,12 +123,7 @@ class _Run:
         self.machine = machine
         self.seed = seed
         self.stop = stop
-        self.facts: dict[str, Any] = {
-            "seed": seed,
-            "dataset": data.name,
-            "input_size": data.input_size,
-            "stages": {},
-        }
+        self.known = RunSoFar(seed=seed, dataset=data.name, input_size=data.input_size)
         self.loggers: list[Logger] = [
             MetricsCSV(run.metrics),
             *as_list(machine.pop("logger", None)),
@@ -140,7 +137,8 @@ class _Run:
         left = self._resume(stages)
         if left and is_first_process():
             self.data.prepare_data()
-            self.facts["class_names"] = list(self.data.class_names)
+            names = tuple(self.data.class_names)
+            self.known = msgspec.structs.replace(self.known, class_names=names)
         for stage in left:
             self._fit(stage)
             if stage.name == "warmup" and is_first_process():
@@ -155,13 +153,13 @@ class _Run:
             say(f"stage 'warmup' is that of {source}, which has an equal one")
         if not self.run.handoff.is_file():
             return stages
-        finished = read_about(self.run.handoff)["stage"]
+        finished = read_about(self.run.handoff).stage
         if finished not in names:
             raise UserError(
                 f"{self.run.handoff} was written by stage {finished!r}, which this run has not: "
                 f"its stages are {', '.join(names)}"
             )
-        self.facts = load_network(self.run.handoff, self.network)
+        self.known = load_network(self.run.handoff, self.network).run_so_far()
         say(f"stage {finished!r} is done in {self.run.path}; going on after it")
         return stages[names.index(finished) + 1 :]
 
@@ -192,8 +190,11 @@ class _Run:
         trainer.strategy.checkpoint_io.teardown()
         if is_first_process():
             about = read_about(self.run.handoff)
+            self.known = about.run_so_far()
             for logger in set(loggers) - set(self.loggers):
-                end_stage(logger, stage_summary(about, self.find, stage.name))
+                end_stage(
+                    logger, stage_summary(about, self.find, stage.name, about.sparsity or 0.0)
+                )
 
     def _trainer(self, stage: Stage, loggers: Sequence[Logger]) -> pl.Trainer:
         """Return a Trainer of this stage's own; callbacks are copied."""
@@ -219,7 +220,7 @@ class _Run:
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
                     SignalGuard(self.stop, checkpoint),
-                    FreezeMasks(self.run.handoff, self.facts, self.evaluate),
+                    FreezeMasks(self.run.handoff, self.known, self.evaluate),
                     EpochCheckpoint(checkpoint),
                 ],
             }
@@ -230,21 +231,30 @@ class _Run:
 
     def _finish(self, find: MaskFinding) -> dict[str, Any]:
         """Write masks, picture, table and, last, the result."""
-        result: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
         if is_first_process():
-            facts = read_about(self.run.handoff)
-            result = collect(self.network, self.data, find, facts, sys.argv)
-            save_masks(self.run.masks, self.network, {**facts, "method": result["method"]})
+            about = read_about(self.run.handoff)
+            run = about.run_so_far()
+            result = collect(self.network, self.data, find, run, sys.argv)
+            save_masks(
+                self.run.masks,
+                self.network,
+                run,
+                method=result.method,
+                stage=about.stage,
+                sparsity=about.sparsity,
+            )
             draw_summary(self.run, self.network, self.data, result)
-            self.run.write_result(result)
+            write_record(self.run.result, result)
             print_table(result, self.run)
+            plain = as_plain(result)
         for logger in self.loggers:
             if logger is not for_stage(logger, ""):
                 continue  # its stages have summaries
             if is_first_process():
-                logger.log_metrics({f"result/{k}": result[k] for k in LOGGED_RESULTS})
+                logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
             logger.finalize("success")
-        return result
+        return plain
 
 
 LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")

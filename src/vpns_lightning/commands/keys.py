@@ -1,0 +1,134 @@
+"""The keys of a config: one parser of them for ``vpns fit`` and ``vpns grid``."""
+
+from typing import Any, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.data import ImageData
+from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
+
+# in their order; a stage of no epochs is left out, but for find and tune
+STAGES: dict[str, type[Stage]] = {
+    "warmup": SubnetworkTuning,
+    "find": MaskFinding,
+    "tune": SubnetworkTuning,
+    "prompt_tuning": PromptTuning,
+}
+# options of the Trainer that the stages or the pipeline decide, and where to set them instead
+ELSEWHERE = {
+    "max_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
+    "min_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
+    "max_steps": "stages last epochs (--find.epochs, --tune.epochs); --trainer.limit_train_batches "
+    "shortens an epoch",
+    "min_steps": "stages last epochs: --find.epochs, --tune.epochs",
+    "max_time": "stop the run with SIGTERM when the time is over; the same command resumes it",
+    "accumulate_grad_batches": "stages take their own gradient steps: choose --data.batch_size",
+    "gradient_clip_val": "stages take their own gradient steps, which are not clipped",
+    "gradient_clip_algorithm": "stages take their own gradient steps, which are not clipped",
+    "enable_checkpointing": "every epoch is saved in the run folder, which resuming needs",
+    "use_distributed_sampler": "the data module draws for each process, in an order of its own",
+    "reload_dataloaders_every_n_epochs": "the data module keeps its loaders, in exact orders",
+    "barebones": "--config configs/debug.yaml makes a run short",
+    "fast_dev_run": "--config configs/debug.yaml makes a run short",
+    "overfit_batches": "--trainer.limit_train_batches shortens an epoch",
+    "num_sanity_val_steps": "nothing is validated before a stage",
+    "enable_autolog_hparams": "config.yaml in the run folder holds every key",
+    "model_registry": "checkpoints stay in the run folder",
+}
+SHARES = (
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
+    *("limit_predict_batches", "val_check_interval"),
+)
+
+
+class ParsingError(UserError):
+    """What the parser says of a command line or config, in its own words."""
+
+
+class Parser(LightningArgumentParser):
+    """A parser that raises instead of printing its usage and leaving."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong.
+
+        Raises:
+            ParsingError: Always.
+        """
+        raise ParsingError(message) from ex
+
+
+def add_run_keys(parser: ArgumentParser) -> None:
+    """Add the keys of a config but ``seed_everything``: data, network, stages and trainer."""
+    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
+    parser.add_class_arguments(PromptedClassifier, "network")
+    parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
+    for key, stage in STAGES.items():
+        parser.add_class_arguments(stage, key, skip={"name"} if stage is SubnetworkTuning else None)
+        parser.link_arguments("network", f"{key}.network", apply_on="instantiate")
+    parser.set_defaults({"warmup.epochs": 0, "prompt_tuning.epochs": 0})
+    add_trainer_keys(parser)
+    _name_groups(parser)
+
+
+def add_trainer_keys(parser: ArgumentParser) -> None:
+    """Add the keys of the Trainer that describe the machine."""
+    parser.add_class_arguments(
+        Trainer, "trainer", instantiate=False, fail_untyped=False, skip={*ELSEWHERE, *SHARES}
+    )
+    # by hand, since ``typing`` keeps one order of int and float for the whole process, the one
+    # made first: with a float first, ``limit_train_batches: 1`` would be the whole epoch
+    assert parser.groups is not None
+    group = parser.groups["trainer"]
+    for name in SHARES:
+        what = "after how many batches, or which share of an epoch, validation runs"
+        limit = f"batches of an epoch (1), or its share (1.0), in {name.split('_')[1]}"
+        group.add_argument(
+            f"--trainer.{name}",
+            type=int | float | None,
+            default=None,
+            help=what if name == "val_check_interval" else limit,
+        )
+
+
+HEADINGS = {
+    "data": "images, and how they are read and loaded",
+    "network": "prompt, backbone and label mapping: one module for training and export",
+    "warmup": "dense training before anything is pruned; 0 epochs leave it out",
+    "find": "stage 1: masks and prompt; the weights stay as they are",
+    "tune": "stage 2: weights and prompt; the masks stay as they are",
+    "prompt_tuning": "after all else the prompt alone; 0 epochs leave it out",
+    "trainer": "the machine: options of the Lightning Trainer that stages do not decide",
+}
+
+
+def _name_groups(parser: ArgumentParser) -> None:
+    """Head each section of the help with the key that it describes."""
+    for key, group in (parser.groups or {}).items():
+        if key in HEADINGS:
+            group.title, group.description = key, HEADINGS[key]
+
+
+def fit_parser() -> ArgumentParser:
+    """Return a parser of the keys of a config, as ``vpns fit`` has it."""
+    parser = Parser(prog="vpns fit", exit_on_error=False)
+    parser.add_argument("-c", "--config", action="config", help="a YAML file")
+    add_seed(parser)
+    add_run_keys(parser)
+    return parser
+
+
+def add_seed(parser: ArgumentParser) -> None:
+    """Add the key of the seed."""
+    parser.add_argument("--seed_everything", type=int, default=7, help="seed of everything random")
+
+
+def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """Return a config as plain values, without the names of the files it came from."""
+    record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
+    record.pop("config", None)
+    return record
