@@ -97,27 +97,134 @@ def test_snip_is_the_derivative_with_respect_to_the_mask(prompt: bool, chunk: in
         assert int((mask != reference).sum()) <= 1  # float32 may swap two scores at the threshold
 
 
-# the Hessian of all 872 weights takes its time
-@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 200.0])
-def test_grasp_is_weight_times_hessian_times_gradient(temperature: float) -> None:
-    network = new_network()
-    pruner = GraSP(samples_per_class=2, chunk=3, temperature=temperature)
+def grasp_loss(
+    network: PromptedClassifier, examples: Sequence[Batch], temperature: float, bn_mode: str
+) -> Callable[[slow.Weights], Tensor]:
+    """Return the loss that GraSP differentiates twice: of chunks of up to 3 images in all."""
+    if bn_mode == "eval":
+        return reference_loss(network, examples, temperature)
+    chunks = slow.in_chunks(examples, -(-len(examples) // 3))
+    return slow.training_loss(copy.deepcopy(network).double().train(), chunks, temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+@pytest.mark.parametrize("bn_mode", ["train", "eval"])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_grasp_is_weight_times_the_change_of_the_gradient(
+    temperature: float, bn_mode: str, prompt: bool
+) -> None:
+    network = new_network(prompt)
+    pruner = GraSP(samples_per_class=2, chunk=3, temperature=temperature, bn_mode=bn_mode)
     batches = toy_batches(4)
     loop = found(pruner, network, batches)
     examples = slow.balanced(batches, 2)
-    loss = reference_loss(network, examples, temperature)
-    assert_close(pruner.scores(network), slow.grasp(loss, weights_of(network)))
+    loss = grasp_loss(network, examples, temperature, bn_mode)
+    expected = slow.grasp_by_differences(loss, weights_of(network))
+    assert_close(pruner.scores(network), expected)
     assert pruner.held == []
-    # chunks of 3, cut anew of each batch: one pass for the gradient, three for the product
-    assert loop.passes % 4 == 0
-    assert loop.passes >= 4 * len(examples) / 3
+    # of all images together 3 chunks: one pass for the gradient, three for the product
+    assert (len(examples), loop.passes) == (8, 4 * 3)
+    masks = slow.grasp_masks(expected, 600)
+    for name, mask in pruner.masks(network, 600 / 824).items():
+        assert int((mask != masks[f"backbone.{name}.weight"]).sum()) <= 1  # float32 may swap two
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the Hessian of all 872 weights takes its time
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+@pytest.mark.parametrize("bn_mode", ["train", "eval"])
+def test_grasp_is_weight_times_hessian_times_gradient(temperature: float, bn_mode: str) -> None:
+    network = new_network()
+    pruner = GraSP(samples_per_class=2, chunk=3, temperature=temperature, bn_mode=bn_mode)
+    batches = toy_batches(4)
+    found(pruner, network, batches)
+    loss = grasp_loss(network, slow.balanced(batches, 2), temperature, bn_mode)
+    assert_close(pruner.scores(network), slow.grasp(loss, weights_of(network)))
+
+
+def test_grasp_scores_in_training_mode_as_its_authors_do_unless_told_otherwise() -> None:
+    def scores(**options: str) -> dict[str, Tensor]:
+        network, pruner = new_network(), GraSP(samples_per_class=2, **options)
+        found(pruner, network, toy_batches(4))
+        return pruner.scores(network)
+
+    default, train, stored = scores(), scores(bn_mode="train"), scores(bn_mode="eval")
+    assert all(torch.equal(default[name], train[name]) for name in default)
+    assert not any(torch.equal(default[name], stored[name]) for name in default)
+
+
+@pytest.mark.parametrize("build", [SNIP, GraSP])
+def test_statistics_of_chunks_do_not_depend_on_batches(build: type[DataSaliency]) -> None:
+    images, labels = toy_batches(1, images=24)[0]
+    sums = []
+    for size in (5, 24):
+        pruner, network = build(samples_per_class=4, chunk=8, bn_mode="train"), new_network()
+        parts = zip(torch.split(images, size), torch.split(labels, size), strict=True)
+        found(pruner, network, list(parts))
+        sums.append(pruner.sums)
+    assert torch.equal(sums[0], sums[1])
+
+
+class Pooled(nn.Module):
+    """Normalises one value an image and channel: one image alone has no variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv(images).mean((2, 3), keepdim=True)).relu().flatten(1))
+
+
+@pytest.mark.parametrize("build", [SNIP, GraSP, Wanda])
+def test_an_image_that_comes_alone_is_normalised_with_others(build: type[DataSaliency]) -> None:
+    network = PromptedClassifier(Pooled(), 4, mapping=IdentityMapping())
+    images = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    batches = [(images[:6], labels[:6]), (images[6:], labels[6:])]
+    pruner = build(samples_per_class=2, chunk=2, bn_mode="train")
+    found(pruner, network, batches)
+    assert bool(torch.isfinite(pruner.sums).all())
+    assert int(pruner.taken.sum()) == 7
+
+
+def test_snip_in_training_mode_differentiates_the_loss_of_its_chunks() -> None:
+    network, batches = new_network(), toy_batches(4)
+    pruner = SNIP(samples_per_class=3, chunk=4, bn_mode="train")
+    found(pruner, network, batches)
+    chunks = slow.in_chunks(slow.balanced(batches, 3), 3)
+    loss = slow.training_loss(copy.deepcopy(network).double().train(), chunks)
+    assert_close(pruner.scores(network), slow.snip(loss, weights_of(network)))
+
+
+class Attentive(nn.Module):
+    """Patches of 4 px that attend to each other in torch's own attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.patches, self.qkv = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 24)
+            self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(tokens).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return self.head(mixed.transpose(1, 2).flatten(2).mean(1))
+
+
+def test_grasp_differentiates_attention_twice() -> None:
+    network = PromptedClassifier(Attentive(), 4, mapping=IdentityMapping())
+    pruner, batches = GraSP(samples_per_class=2, temperature=1.0), toy_batches(4, size=12)
+    found(pruner, network, batches)
+    loss = reference_loss(network, slow.balanced(batches, 2))
+    assert_close(pruner.scores(network), slow.grasp_by_differences(loss, weights_of(network)))
+
+
 def test_grasp_can_score_a_classifier_drawn_anew() -> None:
     network = new_network()
     before = copy.deepcopy(network.state_dict())
-    pruner = GraSP(samples_per_class=2, reinit_linear=True, temperature=2.0)
+    pruner = GraSP(samples_per_class=2, reinit_linear=True, temperature=2.0, bn_mode="eval")
     pruner.run_seed = 3
     batches = toy_batches(4)
     found(pruner, network, batches)
@@ -130,7 +237,19 @@ def test_grasp_can_score_a_classifier_drawn_anew() -> None:
         layer.weight.data = nn.init.xavier_normal_(torch.empty(layer.weight.shape), generator=draws)
     assert linear
     loss = reference_loss(drawn, slow.balanced(batches, 2), 2.0)
-    assert_close(pruner.scores(network), slow.grasp(loss, weights_of(drawn)))
+    assert_close(pruner.scores(network), slow.grasp_by_differences(loss, weights_of(drawn)))
+
+
+@pytest.mark.parametrize("build", [SNIP, Wanda])
+def test_state_of_version_0_1_0_is_read(build: type[DataSaliency]) -> None:
+    pruner = build(samples_per_class=2)
+    found(pruner, new_network(), toy_batches(4))
+    state = pruner.state_dict()
+    assert state.pop("_extra_state") == []  # what these pruners did not store then
+    fresh = build(samples_per_class=2)
+    fresh.attach(new_network(), 0.5)
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.sums, pruner.sums)
 
 
 def test_grasp_keeps_what_is_signed_highest() -> None:
@@ -301,6 +420,8 @@ class Meeting:
     [
         lambda: SNIP(samples_per_class=3, chunk=4),
         lambda: GraSP(samples_per_class=3, chunk=2),
+        lambda: GraSP(samples_per_class=3, chunk=2, bn_mode="eval"),
+        lambda: SNIP(samples_per_class=3, chunk=4, bn_mode="train"),
         lambda: Wanda(samples_per_class=3, chunk=4),
     ],
 )

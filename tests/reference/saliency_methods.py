@@ -38,6 +38,33 @@ def summed_loss(
     return loss
 
 
+def training_loss(
+    network: nn.Module, chunks: Batches, temperature: float = 1.0
+) -> Callable[[Weights], Tensor]:
+    """Return the loss summed over chunks that normalise by their own statistics.
+
+    As the code of GraSP's authors runs its copy of the network, which they leave in training mode.
+    """
+
+    def loss(weights: Weights) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for images, labels in chunks:
+            logits = functional_call(network, dict(weights), (images.double(),)) / temperature
+            total = total + functional.cross_entropy(logits, labels, reduction="sum")
+        return total
+
+    return loss
+
+
+def in_chunks(examples: Batches, parts: int) -> list[tuple[Tensor, Tensor]]:
+    """Return single images joined to so many chunks of almost equal sizes, in their order."""
+    chunks = []
+    for part in torch.arange(len(examples)).tensor_split(parts):
+        images, labels = zip(*[examples[i] for i in part.tolist()], strict=True)
+        chunks.append((torch.cat(images), torch.cat(labels)))
+    return chunks
+
+
 def snip(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
     """Return |d loss / d mask| at masks of ones, with the masks as variables."""
     masks = {n: torch.ones_like(w, requires_grad=True) for n, w in weights.items()}
@@ -59,6 +86,33 @@ def grasp(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tens
     hessian = torch.autograd.functional.hessian(of_vector, vector)
     parts = (vector * (hessian @ gradient)).split(sizes)
     return {n: p.view(w.shape) for (n, w), p in zip(weights.items(), parts, strict=True)}
+
+
+def grasp_by_differences(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
+    """Return weight * Hg, with Hg the change of the gradient along itself: no second derivative.
+
+    In float64 a step so short that no ReLU changes its side.
+    """
+    start = {n: w.detach().clone() for n, w in weights.items()}
+
+    def gradient(at: Weights) -> dict[str, Tensor]:
+        leaves = {n: w.detach().clone().requires_grad_(True) for n, w in at.items()}
+        return dict(zip(leaves, torch.autograd.grad(loss(leaves), leaves.values()), strict=True))
+
+    along = gradient(start)
+    step = 1e-7 / float(torch.cat([g.reshape(-1) for g in along.values()]).norm())
+    ahead = gradient({n: w + step * along[n] for n, w in start.items()})
+    behind = gradient({n: w - step * along[n] for n, w in start.items()})
+    return {n: w * (ahead[n] - behind[n]) / (2 * step) for n, w in start.items()}
+
+
+def grasp_masks(keep_scores: Mapping[str, Tensor], n_remove: int) -> dict[str, Tensor]:
+    """Return masks by the rule of the authors' code: the largest ``-weight * Hg`` go."""
+    removal = torch.cat([-score.reshape(-1) for score in keep_scores.values()])
+    gone = torch.zeros_like(removal, dtype=torch.bool)
+    gone[removal.argsort(descending=True, stable=True)[:n_remove]] = True
+    parts = (~gone).split([score.numel() for score in keep_scores.values()])
+    return {n: m.view(s.shape) for (n, s), m in zip(keep_scores.items(), parts, strict=True)}
 
 
 def wanda_squares(layer: nn.Module, inputs: Tensor) -> Tensor:
