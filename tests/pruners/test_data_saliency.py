@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import get_model
 
 from pruners.scoring_loop import Loop, found, new_network
 from reference import saliency_methods as slow
@@ -18,8 +19,8 @@ from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import SNIP, DataSaliency, GraSP, Wanda
 from vpns_lightning.pruners.base import Batch
 from vpns_lightning.pruners.grasp import hessian_times
-from vpns_lightning.pruners.wanda import best_of, four_by_four, squares_seen
-from vpns_lightning.sparsity import MaskedConv2d, MaskedLinear, masked_layers
+from vpns_lightning.pruners.wanda import best_of, blocks, four_by_four, squares_seen
+from vpns_lightning.sparsity import MaskedConv2d, MaskedLinear, mask_layers, masked_layers
 
 WEIGHT, INPUT = torch.tensor([[1.0, 3.0, -1.0]]), torch.tensor([[1.0, 0.5, 2.0]])
 
@@ -311,6 +312,70 @@ def test_wanda_of_a_network_row_by_row() -> None:
             assert mask.tolist() == slow.best_in_row(row.tolist(), keep)
 
 
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + self.second(self.first(images).relu())).relu()
+
+
+class Staged(nn.Module):
+    """A stem, two stages of residual blocks, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.stem = nn.Conv2d(3, 8, 3)
+            self.stages = nn.Sequential(
+                nn.Sequential(Residual(8), Residual(8)), nn.Sequential(Residual(8))
+            )
+            self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.stages(self.stem(images).relu()).mean((2, 3)))
+
+
+BLOCKS = [
+    ["stem"],
+    *[[f"stages.{at}.first", f"stages.{at}.second"] for at in ("0.0", "0.1", "1.0")],
+    ["head"],
+]
+
+
+def test_wanda_looks_behind_pruned_blocks_where_asked_to() -> None:
+    masks = {}
+    for sequential in (True, False):
+        network = PromptedClassifier(Staged(), 4, mapping=IdentityMapping())
+        pruner = Wanda(samples_per_class=2, chunk=3, sequential=sequential)
+        loop = found(pruner, network, toy_batches(4))
+        assert all(bool(layer.mask.all()) for _, layer in masked_layers(network.backbone))
+        masks[sequential] = pruner.masks(network, 0.5)
+        if sequential:
+            assert loop.passes == 3 * len(BLOCKS)
+    examples = torch.cat([image for image, _ in slow.balanced(toy_batches(4), 2)])
+    images = (examples - network.mean) / network.std
+    keep = {name: mask.flatten(1).sum(1).tolist() for name, mask in masks[True].items()}
+    reference = slow.wanda_sequential(Staged().eval(), images, BLOCKS, keep)
+    for name, mask in masks[True].items():
+        assert torch.equal(mask, reference[name]), name
+        assert torch.equal(mask.flatten(1).sum(1), masks[False][name].flatten(1).sum(1)), name
+    assert torch.equal(masks[True]["stem"], masks[False]["stem"])
+    same = [torch.equal(mask, masks[False][name]) for name, mask in masks[True].items()]
+    assert same.count(False) >= 2
+
+
+def test_blocks_of_known_backbones() -> None:
+    with torch.device("meta"):
+        networks = {n: get_model(n, weights=None) for n in ("resnet18", "vgg11", "vit_b_16")}
+    sizes = {n: [len(names) for names in blocks(mask_layers(m))] for n, m in networks.items()}
+    assert sizes["resnet18"] == [1, 2, 2, 3, 2, 3, 2, 3, 2, 1]
+    assert sizes["vgg11"] == [1] * 11
+    assert len(sizes["vit_b_16"]) == 1 + 12 + 1
+
+
 def test_ties_in_a_row_are_kept_by_index() -> None:
     row = torch.tensor([[1.0, 2.0, 1.0, 1.0]])
     assert best_of(row, torch.tensor([2])).tolist() == [[True, True, False, False]]
@@ -328,6 +393,15 @@ def test_the_pattern_leaves_rows_of_other_lengths_dense() -> None:
     assert bool(masks["conv1"].all())  # 27 weights a row
     for name in ("conv2", "head"):
         assert set(masks[name].reshape(-1, 4).sum(1).tolist()) == {2}
+
+
+def test_the_pattern_is_found_block_by_block_too() -> None:
+    network = PromptedClassifier(Staged(), 4, mapping=IdentityMapping())
+    pruner = Wanda(samples_per_class=2, pattern="2:4", sequential=True)
+    found(pruner, network, toy_batches(4))
+    masks = pruner.masks(network, 0.5)
+    assert bool(masks.pop("stem").all())  # 27 weights a row
+    assert all(set(mask.reshape(-1, 4).sum(1).tolist()) == {2} for mask in masks.values())
 
 
 def test_the_pattern_needs_a_sparsity_of_one_half() -> None:
@@ -423,6 +497,7 @@ class Meeting:
         lambda: GraSP(samples_per_class=3, chunk=2, bn_mode="eval"),
         lambda: SNIP(samples_per_class=3, chunk=4, bn_mode="train"),
         lambda: Wanda(samples_per_class=3, chunk=4),
+        lambda: Wanda(samples_per_class=3, chunk=4, sequential=True),
     ],
 )
 def test_two_processes_find_what_one_finds(build: Callable[[], DataSaliency]) -> None:

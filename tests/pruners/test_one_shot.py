@@ -31,6 +31,7 @@ WITH_DATA: dict[str, Callable[[], Pruner]] = {
     "grasp": lambda: GraSP(samples_per_class=2, chunk=3),
     "grasp eval": lambda: GraSP(samples_per_class=2, bn_mode="eval"),
     "wanda": lambda: Wanda(samples_per_class=2),
+    "wanda sequential": lambda: Wanda(samples_per_class=2, sequential=True),
 }
 ALL = WITHOUT_DATA | WITH_DATA
 

@@ -133,6 +133,51 @@ def best_in_row(scores: Sequence[float], keep: int) -> list[bool]:
     return [i in order[:keep] for i in range(len(scores))]
 
 
+def inputs_of(net: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """Return what some layers of a network are given when it is shown images."""
+    inputs: dict[str, Tensor] = {}
+    handles = [
+        net.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: inputs.update({name: args[0]})
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        net(images)
+    for handle in handles:
+        handle.remove()
+    return inputs
+
+
+def wanda_sequential(
+    net: nn.Module, images: Tensor, blocks: Sequence[Sequence[str]], keep: Mapping[str, list[int]]
+) -> dict[str, Tensor]:
+    """Return masks found block by block: what a block receives comes from blocks already pruned.
+
+    As the authors' code for language models. Theirs for image classifiers passes on what the block
+    gave before it was pruned.
+
+    Args:
+        net: In evaluation mode; its weights are zeroed as masks are found.
+        images: What it is shown.
+        blocks: Names of the layers of each block, in order.
+        keep: Layer name to the weights kept of each row.
+    """
+    masks = {}
+    for names in blocks:
+        inputs = inputs_of(net, names, images)
+        for name in names:
+            layer = net.get_submodule(name)
+            weight = layer.weight.detach()
+            scores = (weight.abs() * wanda_squares(layer, inputs[name]).sqrt()).flatten(1)
+            rows = [best_in_row(r, k) for r, k in zip(scores.tolist(), keep[name], strict=True)]
+            masks[name] = torch.tensor(rows).view(weight.shape)
+        with torch.no_grad():
+            for name in names:
+                net.get_submodule(name).weight.mul_(masks[name])
+    return masks
+
+
 def synflow(matrices: Sequence[Tensor], keep_after_round: Sequence[int]) -> list[Tensor]:
     """Return masks of a bias-free linear network after rounds that keep so many weights each."""
     masks = [torch.ones_like(matrix) for matrix in matrices]
