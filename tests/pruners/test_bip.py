@@ -118,10 +118,48 @@ def test_the_lower_step_moves_weights_and_the_upper_one_scores_and_prompt() -> N
 def test_the_released_code_moves_scores_with_weights_and_normalisation_twice() -> None:
     steps = Steps(BiP(variant="code"))
     names = {name for name, _ in steps.network.named_parameters()}
+    biases = {"backbone.conv2.bias", "backbone.head.bias"}  # of convolutions and linear layers
     assert steps.moved_by("weights") == names - {"prompt.delta"}
-    assert steps.moved_by("scores") == names
+    assert steps.moved_by("scores") == names - biases
     for _, layer in masked_layers(steps.network.backbone):
         assert torch.equal(layer.scores, layer.weight)
+
+
+def test_the_released_code_s_second_term_is_on_normalisation_too() -> None:
+    network, pruner = new_network(), BiP(variant="code", inverse_gamma=0.5)
+    pruner.attach(network, 0.5)
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    pruner._upper = True
+    pruner.regularize(network)
+    # 0.5 - 0.5 * 0.5 ** 2
+    changed = {n for n, p in network.named_parameters() if bool((p.grad == 0.375).all())}
+    norms = {f"backbone.bn{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")}
+    scores = {f"backbone.{name}.scores" for name in ("conv1", "conv2", "head")}
+    assert changed == norms | scores
+    assert bool((network.prompt.delta.grad == 0.5).all())
+
+
+def test_what_the_released_code_holds_twice_decays_twice() -> None:
+    pruner = BiP(variant="code", weight_decay=0.2)
+    network = new_network()
+    pruner.attach(network, 0.5)
+    build = lambda groups: torch.optim.SGD(list(groups), lr=0.1, weight_decay=0.3)  # noqa: E731
+    lower, upper = pruner.optimizers(network, build)
+    names = {id(p): name for name, p in network.named_parameters()}
+    decays = [
+        {
+            names[id(p)]: group["weight_decay"]
+            for group in each.param_groups
+            for p in group["params"]
+        }
+        for each in (lower, upper)
+    ]
+    shared = {f"backbone.{name}" for name in ("conv1", "conv2", "head")}
+    assert {n for n, d in decays[0].items() if d == 0.4} == {f"{name}.weight" for name in shared}
+    assert {n for n, d in decays[1].items() if d == 0.6} == {f"{name}.scores" for name in shared}
+    assert set(decays[0].values()) == {0.2, 0.4}
+    assert set(decays[1].values()) == {0.3, 0.6}
 
 
 def test_the_order_of_steps_is_the_paper_s_unless_first_order_is_asked_for() -> None:
@@ -177,6 +215,9 @@ def test_float16_is_refused_where_gradients_are_combined() -> None:
     stage = MaskFinding(new_network(), BiP(), sparsity=0.5, epochs=1)
     stage._trainer = type("Half", (), {"precision": "16-mixed"})()
     with pytest.raises(UserError, match=r"combines gradients that trainer\.precision 16-mixed"):
+        stage.make_optimizers()
+    stage.pruner = BiP(variant="code")
+    with pytest.raises(UserError, match="combines gradients"):
         stage.make_optimizers()
     stage.pruner = BiP(variant="first_order")
     stage.pruner.attach(stage.network, 0.5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import get_model
 
 from pruners.scoring_loop import Loop, found, new_network
 from reference import saliency_methods as slow
@@ -18,8 +19,8 @@ from vpns_lightning.network import IdentityMapping, PromptedClassifier
 from vpns_lightning.pruners import SNIP, DataSaliency, GraSP, Wanda
 from vpns_lightning.pruners.base import Batch
 from vpns_lightning.pruners.grasp import hessian_times
-from vpns_lightning.pruners.wanda import best_of, four_by_four, squares_seen
-from vpns_lightning.sparsity import MaskedConv2d, MaskedLinear, masked_layers
+from vpns_lightning.pruners.wanda import best_of, blocks, four_by_four, squares_seen
+from vpns_lightning.sparsity import MaskedConv2d, MaskedLinear, mask_layers, masked_layers
 
 WEIGHT, INPUT = torch.tensor([[1.0, 3.0, -1.0]]), torch.tensor([[1.0, 0.5, 2.0]])
 
@@ -97,27 +98,134 @@ def test_snip_is_the_derivative_with_respect_to_the_mask(prompt: bool, chunk: in
         assert int((mask != reference).sum()) <= 1  # float32 may swap two scores at the threshold
 
 
-# the Hessian of all 872 weights takes its time
-@pytest.mark.parametrize("temperature", [pytest.param(1.0, marks=pytest.mark.slow), 200.0])
-def test_grasp_is_weight_times_hessian_times_gradient(temperature: float) -> None:
-    network = new_network()
-    pruner = GraSP(samples_per_class=2, chunk=3, temperature=temperature)
+def grasp_loss(
+    network: PromptedClassifier, examples: Sequence[Batch], temperature: float, bn_mode: str
+) -> Callable[[slow.Weights], Tensor]:
+    """Return the loss that GraSP differentiates twice: of chunks of up to 3 images in all."""
+    if bn_mode == "eval":
+        return reference_loss(network, examples, temperature)
+    chunks = slow.in_chunks(examples, -(-len(examples) // 3))
+    return slow.training_loss(copy.deepcopy(network).double().train(), chunks, temperature)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+@pytest.mark.parametrize("bn_mode", ["train", "eval"])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_grasp_is_weight_times_the_change_of_the_gradient(
+    temperature: float, bn_mode: str, prompt: bool
+) -> None:
+    network = new_network(prompt)
+    pruner = GraSP(samples_per_class=2, chunk=3, temperature=temperature, bn_mode=bn_mode)
     batches = toy_batches(4)
     loop = found(pruner, network, batches)
     examples = slow.balanced(batches, 2)
-    loss = reference_loss(network, examples, temperature)
-    assert_close(pruner.scores(network), slow.grasp(loss, weights_of(network)))
+    loss = grasp_loss(network, examples, temperature, bn_mode)
+    expected = slow.grasp_by_differences(loss, weights_of(network))
+    assert_close(pruner.scores(network), expected)
     assert pruner.held == []
-    # chunks of 3, cut anew of each batch: one pass for the gradient, three for the product
-    assert loop.passes % 4 == 0
-    assert loop.passes >= 4 * len(examples) / 3
+    # of all images together 3 chunks: one pass for the gradient, three for the product
+    assert (len(examples), loop.passes) == (8, 4 * 3)
+    masks = slow.grasp_masks(expected, 600)
+    for name, mask in pruner.masks(network, 600 / 824).items():
+        assert int((mask != masks[f"backbone.{name}.weight"]).sum()) <= 1  # float32 may swap two
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # the Hessian of all 872 weights takes its time
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+@pytest.mark.parametrize("bn_mode", ["train", "eval"])
+def test_grasp_is_weight_times_hessian_times_gradient(temperature: float, bn_mode: str) -> None:
+    network = new_network()
+    pruner = GraSP(samples_per_class=2, chunk=3, temperature=temperature, bn_mode=bn_mode)
+    batches = toy_batches(4)
+    found(pruner, network, batches)
+    loss = grasp_loss(network, slow.balanced(batches, 2), temperature, bn_mode)
+    assert_close(pruner.scores(network), slow.grasp(loss, weights_of(network)))
+
+
+def test_grasp_scores_in_training_mode_as_its_authors_do_unless_told_otherwise() -> None:
+    def scores(**options: str) -> dict[str, Tensor]:
+        network, pruner = new_network(), GraSP(samples_per_class=2, **options)
+        found(pruner, network, toy_batches(4))
+        return pruner.scores(network)
+
+    default, train, stored = scores(), scores(bn_mode="train"), scores(bn_mode="eval")
+    assert all(torch.equal(default[name], train[name]) for name in default)
+    assert not any(torch.equal(default[name], stored[name]) for name in default)
+
+
+@pytest.mark.parametrize("build", [SNIP, GraSP])
+def test_statistics_of_chunks_do_not_depend_on_batches(build: type[DataSaliency]) -> None:
+    images, labels = toy_batches(1, images=24)[0]
+    sums = []
+    for size in (5, 24):
+        pruner, network = build(samples_per_class=4, chunk=8, bn_mode="train"), new_network()
+        parts = zip(torch.split(images, size), torch.split(labels, size), strict=True)
+        found(pruner, network, list(parts))
+        sums.append(pruner.sums)
+    assert torch.equal(sums[0], sums[1])
+
+
+class Pooled(nn.Module):
+    """Normalises one value an image and channel: one image alone has no variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv(images).mean((2, 3), keepdim=True)).relu().flatten(1))
+
+
+@pytest.mark.parametrize("build", [SNIP, GraSP, Wanda])
+def test_an_image_that_comes_alone_is_normalised_with_others(build: type[DataSaliency]) -> None:
+    network = PromptedClassifier(Pooled(), 4, mapping=IdentityMapping())
+    images = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    batches = [(images[:6], labels[:6]), (images[6:], labels[6:])]
+    pruner = build(samples_per_class=2, chunk=2, bn_mode="train")
+    found(pruner, network, batches)
+    assert bool(torch.isfinite(pruner.sums).all())
+    assert int(pruner.taken.sum()) == 7
+
+
+def test_snip_in_training_mode_differentiates_the_loss_of_its_chunks() -> None:
+    network, batches = new_network(), toy_batches(4)
+    pruner = SNIP(samples_per_class=3, chunk=4, bn_mode="train")
+    found(pruner, network, batches)
+    chunks = slow.in_chunks(slow.balanced(batches, 3), 3)
+    loss = slow.training_loss(copy.deepcopy(network).double().train(), chunks)
+    assert_close(pruner.scores(network), slow.snip(loss, weights_of(network)))
+
+
+class Attentive(nn.Module):
+    """Patches of 4 px that attend to each other in torch's own attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.patches, self.qkv = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 24)
+            self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(tokens).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return self.head(mixed.transpose(1, 2).flatten(2).mean(1))
+
+
+def test_grasp_differentiates_attention_twice() -> None:
+    network = PromptedClassifier(Attentive(), 4, mapping=IdentityMapping())
+    pruner, batches = GraSP(samples_per_class=2, temperature=1.0), toy_batches(4, size=12)
+    found(pruner, network, batches)
+    loss = reference_loss(network, slow.balanced(batches, 2))
+    assert_close(pruner.scores(network), slow.grasp_by_differences(loss, weights_of(network)))
+
+
 def test_grasp_can_score_a_classifier_drawn_anew() -> None:
     network = new_network()
     before = copy.deepcopy(network.state_dict())
-    pruner = GraSP(samples_per_class=2, reinit_linear=True, temperature=2.0)
+    pruner = GraSP(samples_per_class=2, reinit_linear=True, temperature=2.0, bn_mode="eval")
     pruner.run_seed = 3
     batches = toy_batches(4)
     found(pruner, network, batches)
@@ -130,7 +238,19 @@ def test_grasp_can_score_a_classifier_drawn_anew() -> None:
         layer.weight.data = nn.init.xavier_normal_(torch.empty(layer.weight.shape), generator=draws)
     assert linear
     loss = reference_loss(drawn, slow.balanced(batches, 2), 2.0)
-    assert_close(pruner.scores(network), slow.grasp(loss, weights_of(drawn)))
+    assert_close(pruner.scores(network), slow.grasp_by_differences(loss, weights_of(drawn)))
+
+
+@pytest.mark.parametrize("build", [SNIP, Wanda])
+def test_state_of_version_0_1_0_is_read(build: type[DataSaliency]) -> None:
+    pruner = build(samples_per_class=2)
+    found(pruner, new_network(), toy_batches(4))
+    state = pruner.state_dict()
+    assert state.pop("_extra_state") == []  # what these pruners did not store then
+    fresh = build(samples_per_class=2)
+    fresh.attach(new_network(), 0.5)
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.sums, pruner.sums)
 
 
 def test_grasp_keeps_what_is_signed_highest() -> None:
@@ -192,6 +312,70 @@ def test_wanda_of_a_network_row_by_row() -> None:
             assert mask.tolist() == slow.best_in_row(row.tolist(), keep)
 
 
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images + self.second(self.first(images).relu())).relu()
+
+
+class Staged(nn.Module):
+    """A stem, two stages of residual blocks, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.stem = nn.Conv2d(3, 8, 3)
+            self.stages = nn.Sequential(
+                nn.Sequential(Residual(8), Residual(8)), nn.Sequential(Residual(8))
+            )
+            self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.stages(self.stem(images).relu()).mean((2, 3)))
+
+
+BLOCKS = [
+    ["stem"],
+    *[[f"stages.{at}.first", f"stages.{at}.second"] for at in ("0.0", "0.1", "1.0")],
+    ["head"],
+]
+
+
+def test_wanda_looks_behind_pruned_blocks_where_asked_to() -> None:
+    masks = {}
+    for sequential in (True, False):
+        network = PromptedClassifier(Staged(), 4, mapping=IdentityMapping())
+        pruner = Wanda(samples_per_class=2, chunk=3, sequential=sequential)
+        loop = found(pruner, network, toy_batches(4))
+        assert all(bool(layer.mask.all()) for _, layer in masked_layers(network.backbone))
+        masks[sequential] = pruner.masks(network, 0.5)
+        if sequential:
+            assert loop.passes == 3 * len(BLOCKS)
+    examples = torch.cat([image for image, _ in slow.balanced(toy_batches(4), 2)])
+    images = (examples - network.mean) / network.std
+    keep = {name: mask.flatten(1).sum(1).tolist() for name, mask in masks[True].items()}
+    reference = slow.wanda_sequential(Staged().eval(), images, BLOCKS, keep)
+    for name, mask in masks[True].items():
+        assert torch.equal(mask, reference[name]), name
+        assert torch.equal(mask.flatten(1).sum(1), masks[False][name].flatten(1).sum(1)), name
+    assert torch.equal(masks[True]["stem"], masks[False]["stem"])
+    same = [torch.equal(mask, masks[False][name]) for name, mask in masks[True].items()]
+    assert same.count(False) >= 2
+
+
+def test_blocks_of_known_backbones() -> None:
+    with torch.device("meta"):
+        networks = {n: get_model(n, weights=None) for n in ("resnet18", "vgg11", "vit_b_16")}
+    sizes = {n: [len(names) for names in blocks(mask_layers(m))] for n, m in networks.items()}
+    assert sizes["resnet18"] == [1, 2, 2, 3, 2, 3, 2, 3, 2, 1]
+    assert sizes["vgg11"] == [1] * 11
+    assert len(sizes["vit_b_16"]) == 1 + 12 + 1
+
+
 def test_ties_in_a_row_are_kept_by_index() -> None:
     row = torch.tensor([[1.0, 2.0, 1.0, 1.0]])
     assert best_of(row, torch.tensor([2])).tolist() == [[True, True, False, False]]
@@ -209,6 +393,15 @@ def test_the_pattern_leaves_rows_of_other_lengths_dense() -> None:
     assert bool(masks["conv1"].all())  # 27 weights a row
     for name in ("conv2", "head"):
         assert set(masks[name].reshape(-1, 4).sum(1).tolist()) == {2}
+
+
+def test_the_pattern_is_found_block_by_block_too() -> None:
+    network = PromptedClassifier(Staged(), 4, mapping=IdentityMapping())
+    pruner = Wanda(samples_per_class=2, pattern="2:4", sequential=True)
+    found(pruner, network, toy_batches(4))
+    masks = pruner.masks(network, 0.5)
+    assert bool(masks.pop("stem").all())  # 27 weights a row
+    assert all(set(mask.reshape(-1, 4).sum(1).tolist()) == {2} for mask in masks.values())
 
 
 def test_the_pattern_needs_a_sparsity_of_one_half() -> None:
@@ -301,7 +494,10 @@ class Meeting:
     [
         lambda: SNIP(samples_per_class=3, chunk=4),
         lambda: GraSP(samples_per_class=3, chunk=2),
+        lambda: GraSP(samples_per_class=3, chunk=2, bn_mode="eval"),
+        lambda: SNIP(samples_per_class=3, chunk=4, bn_mode="train"),
         lambda: Wanda(samples_per_class=3, chunk=4),
+        lambda: Wanda(samples_per_class=3, chunk=4, sequential=True),
     ],
 )
 def test_two_processes_find_what_one_finds(build: Callable[[], DataSaliency]) -> None:

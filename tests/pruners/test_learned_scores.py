@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reference.released_vpns import Release
 from reference.toy_networks import ToyNet, toy_batches
+from reference.vpns_equations import first_scores
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.pruners import Hydra
@@ -64,6 +66,27 @@ def test_the_scaled_initialisation_of_the_specification() -> None:  # T-1a
     scores = scaled_init(torch.tensor([[1.0, -2.0], [0.5, 4.0]]))
     expected = torch.tensor([[0.4330, -0.8660], [0.2165, 1.7321]])
     torch.testing.assert_close(scores, expected, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(16, 24, 3), nn.Linear(512, 40)], ids=str)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_initial_scores_are_the_released_ones_to_the_last_bit(
+    layer: nn.Conv2d | nn.Linear, memory: torch.memory_format
+) -> None:
+    weight = layer.weight.detach()
+    if weight.dim() == 4:
+        weight = weight.contiguous(memory_format=memory)
+    scores = scaled_init(weight)
+    assert torch.equal(scores, first_scores(weight))
+    assert scores.stride() == weight.stride()
+
+
+def test_initial_scores_of_a_network_are_those_of_the_release() -> None:
+    network = PromptedClassifier(ToyNet(), 10, mapping=IdentityMapping())
+    Hydra().attach(network, 0.5)
+    release = Release(ToyNet(), range(10), canvas=14, pad=3, density=0.5)
+    for name, layer in masked_layers(network.backbone):
+        assert torch.equal(layer.scores.detach(), release.scores[name].detach()), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

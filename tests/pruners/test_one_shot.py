@@ -29,8 +29,9 @@ WITH_DATA: dict[str, Callable[[], Pruner]] = {
     "snip ratio": lambda: SNIP(samples_per_class=2, positions="ratio"),
     "snip train": lambda: SNIP(samples_per_class=2, bn_mode="train"),
     "grasp": lambda: GraSP(samples_per_class=2, chunk=3),
-    "grasp train": lambda: GraSP(samples_per_class=2, bn_mode="train"),
+    "grasp eval": lambda: GraSP(samples_per_class=2, bn_mode="eval"),
     "wanda": lambda: Wanda(samples_per_class=2),
+    "wanda sequential": lambda: Wanda(samples_per_class=2, sequential=True),
 }
 ALL = WITHOUT_DATA | WITH_DATA
 
@@ -179,6 +180,8 @@ def test_methods_are_called_as_in_the_paper(pruner: Callable[[], Pruner], name: 
         (lambda: Random(layout="erks"), r"layout 'erks' is not one of erk, .* mean 'erk'"),
         (lambda: SNIP(samples_per_class=0), "samples_per_class must be at least 1 image, got 0"),
         (lambda: SNIP(chunk=0), "chunk must be at least 1"),
+        (lambda: SNIP(chunk=1, bn_mode="train"), "one image alone has no statistics: .*chunk"),
+        (lambda: GraSP(chunk=1), "one image alone has no statistics: .*chunk"),
         (lambda: SNIP(bn_mode="both"), "bn_mode must be 'eval' or 'train', got 'both'"),
         (lambda: SNIP(positions="row"), "positions must be 'score' or 'ratio', got 'row'"),
         (lambda: GraSP(temperature=0), "temperature must be above 0, got 0"),

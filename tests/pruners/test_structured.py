@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models import DenseNet
 
 from pruners.scoring_loop import Loop
 from reference.structured_pruning import (
@@ -308,6 +309,33 @@ def test_slim_adds_the_sign_of_gamma_and_nothing_else() -> None:
     pruner.regularize(network)
     for name, parameter in network.backbone.named_parameters():
         gamma = name in {"bn1.weight", "bn2.weight", "bn3.weight"}
+        added = 0.5 * parameter.detach().sign() if gamma else torch.zeros_like(parameter)
+        assert torch.equal(parameter.grad, 1 + added), name
+
+
+def dense_blocks() -> PromptedClassifier:
+    """Return a small DenseNet: every normalisation sees what several layers before it made."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = DenseNet(4, (3, 2), num_init_features=8, num_classes=4)
+    network = PromptedClassifier(backbone, 4, mapping=IdentityMapping())
+    network.fit_mapping()
+    unsettle(network)
+    return network
+
+
+def test_slim_penalises_a_normalisation_behind_a_concatenation_once() -> None:
+    network, pruner = dense_blocks(), Slim(reg=0.5, input_size=32)
+    pruner.attach(network, 0.25)
+    norms = {n: m for n, m in network.backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    sharing = [member.layer for group in pruner.groups for member in group.members]
+    assert any(sharing.count(name) > 3 for name in norms)
+    for parameter in network.backbone.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    pruner.regularize(network)
+    for name, parameter in network.backbone.named_parameters():
+        layer, _, leaf = name.rpartition(".")
+        gamma = layer in norms and leaf == "weight"
         added = 0.5 * parameter.detach().sign() if gamma else torch.zeros_like(parameter)
         assert torch.equal(parameter.grad, 1 + added), name
 

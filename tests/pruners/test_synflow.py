@@ -1,6 +1,7 @@
 """SynFlow: by hand, against plain matrices, conservation, and what cannot be computed."""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from pruners.scoring_loop import new_network
 from reference import saliency_methods as slow
+from toy_run import Parts
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.network import IdentityMapping, PromptedClassifier
+from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.pruners import SynFlow
+from vpns_lightning.sparsity import get_masks
 
 
 class Pixels(nn.Module):
@@ -118,6 +121,32 @@ def test_the_canvas_of_the_prompt_is_what_flows() -> None:
     other = SynFlow(input_size=20).scores(network)
     assert all(torch.equal(ours[name], told[name]) for name in ours)
     assert not torch.equal(ours["conv1"], other["conv1"])
+
+
+def test_without_a_prompt_the_datas_own_size_flows() -> None:
+    network, pruner = new_network(prompt=False), SynFlow()
+    pruner.image_size = 20
+    ours, told = pruner.scores(network), SynFlow(input_size=20).scores(network)
+    assert all(torch.equal(ours[name], told[name]) for name in ours)
+
+
+def test_no_size_is_made_up() -> None:
+    with pytest.raises(UserError, match=r"SynFlow.* size of the images.* find\.pruner\.input_size"):
+        SynFlow().masks(new_network(prompt=False), 0.5)
+
+
+def masks_of_a_run(tmp_path: Path, prompt: bool) -> dict[str, Tensor]:
+    parts = Parts(prompt=prompt, pruner=SynFlow(rounds=20), sparsity=0.7)
+    if prompt:  # as large as the images
+        parts.network.prompt = PadPrompt(parts.data.input_size, 2)
+    parts.warmup, parts.tune.epochs = None, 0
+    parts.fit(tmp_path / str(prompt))
+    return get_masks(parts.network.backbone)
+
+
+def test_runs_with_and_without_a_prompt_of_equal_size_find_the_same_mask(tmp_path: Path) -> None:
+    prompted, plain = masks_of_a_run(tmp_path, True), masks_of_a_run(tmp_path, False)
+    assert all(torch.equal(plain[name], mask) for name, mask in prompted.items())
 
 
 def huge() -> PromptedClassifier:

@@ -103,20 +103,14 @@ def bilevel(
     decay: float,
     inverse_gamma: float,
     scores_first: bool = False,
-    code: bool = False,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Alternate weight steps (first of a pair) and score steps; return scores and losses."""
-    scores = {
-        n: (w.detach().clone() if code else first_scores(w.detach()))
-        for n, w in ((n, plain.weight(n)) for n in plain.names)
-    }
-    others = [p for n, p in plain.net.named_parameters() if n.removesuffix(".weight") not in scores]
-    upper_own = others if code else []
+    scores = {n: first_scores(plain.weight(n).detach()) for n in plain.names}
     lower = torch.optim.SGD(
         plain.net.parameters(), lr=weight_rate, momentum=0.9, weight_decay=decay
     )
     # a large eps: a gradient of rounding size shall not become a step of full size
-    upper = torch.optim.Adam([*scores.values(), plain.delta, *upper_own], lr=rate, eps=1e-3)
+    upper = torch.optim.Adam([*scores.values(), plain.delta], lr=rate, eps=1e-3)
     losses: list[float] = []
 
     def threshold() -> None:
@@ -137,21 +131,13 @@ def bilevel(
         for name, at_masked in gradients(batch).items():
             plain.weight(name).grad = plain.mask[name] * at_masked
         lower.step()
-        if code:
-            for name, score in scores.items():
-                score.copy_(plain.weight(name).detach())
-            threshold()
 
     def scores_step(batch: Batch) -> None:
         for n, g in gradients(batch).items():
             own = scores[n].sign() * plain.weight(n).detach() * g
-            second = own**2 if code else scores[n].sign() * plain.mask[n] * g**2
+            second = scores[n].sign() * plain.mask[n] * g**2
             scores[n].grad = own - inverse_gamma * second
         upper.step()
-        if code:
-            with torch.no_grad():
-                for name, score in scores.items():
-                    plain.weight(name).copy_(score)
         threshold()
 
     threshold()

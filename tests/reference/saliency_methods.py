@@ -38,6 +38,33 @@ def summed_loss(
     return loss
 
 
+def training_loss(
+    network: nn.Module, chunks: Batches, temperature: float = 1.0
+) -> Callable[[Weights], Tensor]:
+    """Return the loss summed over chunks that normalise by their own statistics.
+
+    As the code of GraSP's authors runs its copy of the network, which they leave in training mode.
+    """
+
+    def loss(weights: Weights) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for images, labels in chunks:
+            logits = functional_call(network, dict(weights), (images.double(),)) / temperature
+            total = total + functional.cross_entropy(logits, labels, reduction="sum")
+        return total
+
+    return loss
+
+
+def in_chunks(examples: Batches, parts: int) -> list[tuple[Tensor, Tensor]]:
+    """Return single images joined to so many chunks of almost equal sizes, in their order."""
+    chunks = []
+    for part in torch.arange(len(examples)).tensor_split(parts):
+        images, labels = zip(*[examples[i] for i in part.tolist()], strict=True)
+        chunks.append((torch.cat(images), torch.cat(labels)))
+    return chunks
+
+
 def snip(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
     """Return |d loss / d mask| at masks of ones, with the masks as variables."""
     masks = {n: torch.ones_like(w, requires_grad=True) for n, w in weights.items()}
@@ -61,6 +88,33 @@ def grasp(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tens
     return {n: p.view(w.shape) for (n, w), p in zip(weights.items(), parts, strict=True)}
 
 
+def grasp_by_differences(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
+    """Return weight * Hg, with Hg the change of the gradient along itself: no second derivative.
+
+    In float64 a step so short that no ReLU changes its side.
+    """
+    start = {n: w.detach().clone() for n, w in weights.items()}
+
+    def gradient(at: Weights) -> dict[str, Tensor]:
+        leaves = {n: w.detach().clone().requires_grad_(True) for n, w in at.items()}
+        return dict(zip(leaves, torch.autograd.grad(loss(leaves), leaves.values()), strict=True))
+
+    along = gradient(start)
+    step = 1e-7 / float(torch.cat([g.reshape(-1) for g in along.values()]).norm())
+    ahead = gradient({n: w + step * along[n] for n, w in start.items()})
+    behind = gradient({n: w - step * along[n] for n, w in start.items()})
+    return {n: w * (ahead[n] - behind[n]) / (2 * step) for n, w in start.items()}
+
+
+def grasp_masks(keep_scores: Mapping[str, Tensor], n_remove: int) -> dict[str, Tensor]:
+    """Return masks by the rule of the authors' code: the largest ``-weight * Hg`` go."""
+    removal = torch.cat([-score.reshape(-1) for score in keep_scores.values()])
+    gone = torch.zeros_like(removal, dtype=torch.bool)
+    gone[removal.argsort(descending=True, stable=True)[:n_remove]] = True
+    parts = (~gone).split([score.numel() for score in keep_scores.values()])
+    return {n: m.view(s.shape) for (n, s), m in zip(keep_scores.items(), parts, strict=True)}
+
+
 def wanda_squares(layer: nn.Module, inputs: Tensor) -> Tensor:
     """Return sums of squared inputs of each weight of a layer, from unfolded patches."""
     if isinstance(layer, nn.Linear):
@@ -77,6 +131,51 @@ def best_in_row(scores: Sequence[float], keep: int) -> list[bool]:
     """Return which entries of one row are among its ``keep`` highest, ties by index."""
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     return [i in order[:keep] for i in range(len(scores))]
+
+
+def inputs_of(net: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """Return what some layers of a network are given when it is shown images."""
+    inputs: dict[str, Tensor] = {}
+    handles = [
+        net.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: inputs.update({name: args[0]})
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        net(images)
+    for handle in handles:
+        handle.remove()
+    return inputs
+
+
+def wanda_sequential(
+    net: nn.Module, images: Tensor, blocks: Sequence[Sequence[str]], keep: Mapping[str, list[int]]
+) -> dict[str, Tensor]:
+    """Return masks found block by block: what a block receives comes from blocks already pruned.
+
+    As the authors' code for language models. Theirs for image classifiers passes on what the block
+    gave before it was pruned.
+
+    Args:
+        net: In evaluation mode; its weights are zeroed as masks are found.
+        images: What it is shown.
+        blocks: Names of the layers of each block, in order.
+        keep: Layer name to the weights kept of each row.
+    """
+    masks = {}
+    for names in blocks:
+        inputs = inputs_of(net, names, images)
+        for name in names:
+            layer = net.get_submodule(name)
+            weight = layer.weight.detach()
+            scores = (weight.abs() * wanda_squares(layer, inputs[name]).sqrt()).flatten(1)
+            rows = [best_in_row(r, k) for r, k in zip(scores.tolist(), keep[name], strict=True)]
+            masks[name] = torch.tensor(rows).view(weight.shape)
+        with torch.no_grad():
+            for name in names:
+                net.get_submodule(name).weight.mul_(masks[name])
+    return masks
 
 
 def synflow(matrices: Sequence[Tensor], keep_after_round: Sequence[int]) -> list[Tensor]:

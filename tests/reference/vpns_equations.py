@@ -51,9 +51,9 @@ def prunable_names(net: nn.Module) -> list[str]:
 
 
 def first_scores(weight: Tensor) -> Tensor:
-    """Return scaled initial scores, one multiplication at a time."""
+    """Return scaled initial scores in the release's order: bound times weight, over the largest."""
     fan_in = math.prod(weight.shape[1:])
-    return math.sqrt(6 / fan_in) / weight.abs().max() * weight
+    return math.sqrt(6 / fan_in) * weight / weight.abs().max()
 
 
 def threshold_by_sorting(scores: Sequence[Tensor], n_prune: int) -> Tensor:

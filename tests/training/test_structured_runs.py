@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from test_iterative_runs import Terminate
 from test_pipeline import assert_same
 from test_processes import CONFIG, VPNS, assert_same_network, signal_at
+from torch import Tensor, nn
 
 import vpns_lightning as vpns
 from toy_data import noise
@@ -52,6 +53,31 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> Wholes:
         parts, folder = new(method), tmp_path_factory.mktemp("whole")
         runs[method] = parts, parts.fit(folder), folder
     return runs
+
+
+class Flattened(nn.Module):
+    """Takes images of 12 px and of no other size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6 * 25, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.bn(self.conv(images)).relu().flatten(1))
+
+
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_without_a_prompt_channels_are_followed_at_the_datas_own_size(
+    tmp_path: Path, warmup: int
+) -> None:
+    parts = Parts(pruner=vpns.DepGraph(sparse_learning=False), sparsity=0.5)
+    network = vpns.PromptedClassifier(Flattened(), 4, mapping=vpns.IdentityMapping())
+    parts.network = parts.find.network = parts.tune.network = network
+    parts.warmup = vpns.SubnetworkTuning(network, epochs=1, stage="warmup") if warmup else None
+    parts.tune.epochs = 0
+    parts.fit(tmp_path)
+    assert network.backbone.head.weight.shape == (4, 3 * 25)
 
 
 def test_channels_that_cannot_go_are_refused_before_the_warm_up(tmp_path: Path) -> None:

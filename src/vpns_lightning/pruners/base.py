@@ -80,6 +80,8 @@ class Pruner(nn.Module, ABC):
     Attributes:
         done: Nothing is left to learn from this epoch's batches; equal on all processes.
         finish_passes: Forward-backward passes that :meth:`finish` took.
+        image_size: Side of the data's images before prompting, px; the stage sets it before
+            :meth:`attach`. None where there is no stage.
         run_seed: Seed of the run; the stage sets it before :meth:`attach`.
         shuffles: Names of the independent orders in which an iteration draws batches of each view;
             ``step`` is called on each in turn. One, without a name, for most.
@@ -92,6 +94,7 @@ class Pruner(nn.Module, ABC):
     trains_weights: bool = False
     scaled_gradients: bool = True
     finish_passes: int = 0
+    image_size: int | None = None
     run_seed: int = 7
 
     @property
@@ -142,6 +145,13 @@ class Pruner(nn.Module, ABC):
     def period(self, requested: int, sparsity: float = 0.0) -> int:
         """Return the epochs that a learning-rate schedule spans; by default all of finding."""
         return self.epochs(requested, sparsity)
+
+    def seen_size(self, network: PromptedClassifier) -> int | None:
+        """Return the side of the images that the backbone sees, px; None where it is not known.
+
+        The prompt's canvas, or the data's own size without a prompt.
+        """
+        return self.image_size if network.prompt is None else network.prompt.canvas_size
 
     def method(self, *, prompted: bool) -> str:
         """Return the method's name as the paper writes it."""

@@ -14,6 +14,7 @@ from vpns_lightning.pruners.learned_scores import LearnedScores, scaled_init
 from vpns_lightning.sparsity import Scope, masked_layers
 
 Variant = Literal["full", "first_order", "code"]
+BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class BiP(LearnedScores):
@@ -30,9 +31,10 @@ class BiP(LearnedScores):
 
     Args:
         variant: ``"full"``; ``"first_order"`` without the second term; ``"code"``, what the
-            authors' released code computes: the second term holds the scores' own gradient, scores
-            start as the weights and stay equal to them, biases and normalisation move in both
-            steps.
+            authors' released code computes, which trains with SGD throughout: scores start as the
+            weights, stay equal to them, and so decay twice in each step; factors of batch
+            normalisation move in both steps, biases of convolutions and linear layers in the lower
+            one alone; the second term is the square of the moving parameter's own gradient.
         inverse_gamma: Weight of the second term, 1 / gamma.
         scores_first: Take the upper step first; where None, only ``"first_order"`` does.
         weight_lr: Learning rate of the lower step's SGD; the upper optimiser is the stage's.
@@ -75,8 +77,9 @@ class BiP(LearnedScores):
         self.weight_momentum = weight_momentum
         self.weight_decay = weight_decay
         self.shuffles = ("scores", "weights") if scores_first else ("weights", "scores")
-        # the second term needs the gradients of both optimisers, of which float16 unscales one
-        self.scaled_gradients = variant != "full"
+        # a squared gradient needs its true size, and float16 unscales one optimiser's alone, or
+        # none if that is fused
+        self.scaled_gradients = variant == "first_order"
         self._upper = False
 
     def attach(self, network: PromptedClassifier, sparsity: float) -> None:
@@ -99,20 +102,31 @@ class BiP(LearnedScores):
         scores = [layer.scores for _, layer in masked_layers(network.backbone)]
         learned = {id(score) for score in scores}
         groups = {group["name"]: group for group in parameter_groups(network)}
-        own = [p for p in groups["backbone"]["params"] if id(p) not in learned]
-        upper: list[Any] = list(scores)
+        own = [p for p in groups.pop("backbone")["params"] if id(p) not in learned]
+        lower: list[Any] = own
+        upper = _groups(backbone=scores)
         if self.variant == "code":
             weights = {id(weight) for weight in network.prunable().values()}
-            upper += [p for p in own if id(p) not in weights]
-        lower = SGD(
-            own,
-            lr=self.weight_lr,
-            momentum=self.weight_momentum,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
-        groups["backbone"] = {"params": upper, "name": "backbone"}
-        return [lower, build(groups.values())]
+            lower = _groups(
+                shared=[p for p in own if id(p) in weights],
+                backbone=[p for p in own if id(p) not in weights],
+            )
+            upper = _groups(shared=scores, backbone=_norms(network))
+        optimizers = [
+            SGD(
+                lower,
+                lr=self.weight_lr,
+                momentum=self.weight_momentum,
+                weight_decay=self.weight_decay,
+                fused=True,
+            ),
+            build([*upper, *groups.values()]),
+        ]
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            if group.get("name") == "shared" and "weight_decay" in group:
+                # the release's optimisers hold the same values under two names
+                group["weight_decay"] *= 2
+        return optimizers
 
     def step(self, stage: StageLike, view: str, batch: Batch) -> None:
         """Take the lower or the upper step, as the batch's shuffle says; then refresh the masks."""
@@ -131,9 +145,13 @@ class BiP(LearnedScores):
 
     @torch.no_grad()
     def regularize(self, network: PromptedClassifier) -> None:
-        """Before an upper step, subtract the implicit term from the scores' gradients."""
+        """Before an upper step, subtract the implicit term from the gradients."""
         if not self._upper or self.variant == "first_order":
             return
+        if self.variant == "code":
+            for parameter in _norms(network):
+                if parameter.grad is not None:
+                    parameter.grad.sub_(parameter.grad.square(), alpha=self.inverse_gamma)
         for _, layer in masked_layers(network.backbone):
             assert isinstance(layer.scores, nn.Parameter)
             if layer.scores.grad is None or layer.weight.grad is None:
@@ -154,3 +172,14 @@ class BiP(LearnedScores):
                 layer.weight.copy_(layer.scores)
             else:
                 layer.scores.copy_(layer.weight)
+
+
+def _groups(**parameters: list[Any]) -> list[dict[str, Any]]:
+    """Return optimiser groups by name, without empty ones."""
+    return [{"params": held, "name": name} for name, held in parameters.items() if held]
+
+
+def _norms(network: PromptedClassifier) -> list[nn.Parameter]:
+    """Return the factors of batch normalisation."""
+    layers = [m for m in network.backbone.modules() if isinstance(m, BatchNorm)]
+    return [parameter for layer in layers for parameter in layer.parameters(recurse=False)]

@@ -1,6 +1,8 @@
 """One-shot pruners that look at a few images of each class."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import StageLike, keep_everything
+from vpns_lightning.pruners.collected import Collected, chunks_of, gathered
 from vpns_lightning.pruners.saliency import Saliency
 from vpns_lightning.pruners.scoring import BNMode, scoring
 from vpns_lightning.sparsity import Scope, TieRule
@@ -24,18 +27,20 @@ class DataSaliency(Saliency):
 
     Args:
         samples_per_class: Images of each class and view, over all processes together.
-        chunk: Images in one pass of a process; a matter of memory, not of the result, unless
-            batch normalisation uses the statistics of the chunk.
-        bn_mode: Batch normalisation uses its stored statistics (``"eval"``) or the chunk's.
+        chunk: Images in one pass of a process, at most; a matter of memory, not of the result,
+            unless batch normalisation uses the statistics of the chunk.
+        bn_mode: Batch normalisation uses its stored statistics (``"eval"``) or the chunk's
+            (``"train"``): then all images are first collected, and cut into chunks of equal sizes.
         scope: Rank over all layers or within each.
         tie_rule: See :class:`Saliency`.
 
     Attributes:
         sums: Sums over all images so far, float32 of shape (prunable weights,), in layer order.
         taken: Images so far, int64 of shape (2, classes): prompted ones, plain ones.
+        held: View, images and labels collected so far, of all processes.
 
     Raises:
-        UserError: A number is below 1, or ``bn_mode`` is unknown.
+        UserError: A number is below 1, ``bn_mode`` is unknown, or needs a larger chunk.
     """
 
     sums: Tensor
@@ -56,9 +61,14 @@ class DataSaliency(Saliency):
                 raise UserError(f"{name} must be at least 1 image, got {number}")
         if bn_mode not in ("eval", "train"):
             raise UserError(f"bn_mode must be 'eval' or 'train', got {bn_mode!r}")
+        if bn_mode == "train" and chunk < 2:
+            raise UserError(
+                "one image alone has no statistics: set chunk to 2 or more, or bn_mode to 'eval'"
+            )
         self.samples_per_class = samples_per_class
         self.chunk = chunk
         self.bn_mode: BNMode = bn_mode
+        self.held: list[Collected] = []
         self.register_buffer("sums", torch.zeros(0))
         self.register_buffer("taken", torch.zeros(2, 0, dtype=torch.int64))
 
@@ -116,11 +126,53 @@ class DataSaliency(Saliency):
         return bool(begun.any()) and bool((full | ~begun).all())
 
     def step(self, stage: StageLike, view: str, batch: Batch) -> None:
-        """Add the scores of those images of a batch whose class has not its share yet."""
+        """Score those images of a batch whose class has not its share yet, or collect them."""
         chosen = self._choose(stage, view, batch[1])
-        if bool(chosen.any()):
+        if not bool(chosen.any()):
+            return
+        if self.collects:
+            images, labels = (gathered(stage, part, chosen) for part in batch)
+            self.held.append((view, images, labels))
+        else:
             with scoring(stage.network, self.bn_mode):
                 self.add(stage, view, batch, chosen)
+
+    @property
+    def collects(self) -> bool:
+        """Return whether images are scored at the end of the epoch, all of them together."""
+        return self.bn_mode == "train"
+
+    def end_epoch(self, stage: StageLike) -> None:
+        """Score the collected images."""
+        if self.held:
+            with scoring(stage.network, self.bn_mode):
+                self.score_held(stage)
+            self.held.clear()
+
+    def score_held(self, stage: StageLike) -> None:
+        """Write the scores of all collected images."""
+        self.sums.copy_(self.over_chunks(stage, self.saliency))
+
+    def over_chunks(
+        self, stage: StageLike, score: Callable[[StageLike, str, Batch], dict[str, Tensor]]
+    ) -> Tensor:
+        """Return a score summed over all collected images of all processes, as one vector.
+
+        Args:
+            stage: The stage.
+            score: Called as :meth:`saliency` is, for each chunk.
+        """
+        chunks = list(chunks_of(self.held, self.chunk, alone=self.bn_mode == "eval"))
+        found = torch.zeros_like(self.sums)
+        for first in range(0, len(chunks), stage.world_size):
+            at = first + stage.global_rank
+            # a process for which no chunk is left takes any: a stage's loss waits for all processes
+            view, *parts = chunks[min(at, len(chunks) - 1)]
+            images, labels = (part.to(found.device) for part in parts)
+            scores = score(stage, view, (images, labels))
+            if at < len(chunks):
+                found += flat(scores, stage.network)
+        return stage.reduce(found)
 
     def add(self, stage: StageLike, view: str, batch: Batch, chosen: Tensor) -> None:
         """Add the scores of chosen images to the sums of all processes.
@@ -144,6 +196,21 @@ class DataSaliency(Saliency):
                 found += flat(scores, stage.network)
         # summed at once and not at the end: a checkpoint is written by one process for all
         self.sums += stage.reduce(found)
+
+    def get_extra_state(self) -> list[Collected]:
+        """Return the collected images, for a checkpoint inside the epoch."""
+        return self.held
+
+    def set_extra_state(self, state: Any) -> None:
+        """Hold the images of a checkpoint."""
+        self.held = list(state)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take checkpoints of version 0.1.0, in which only GraSP had collected images."""
+        state_dict.setdefault(f"{prefix}_extra_state", [])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _choose(self, stage: StageLike, view: str, labels: Tensor) -> Tensor:
         """Return which images of all processes' batches are taken; the same on all of them.

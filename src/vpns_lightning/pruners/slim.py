@@ -66,11 +66,12 @@ class Slim(Structured):
 
     @torch.no_grad()
     def regularize(self, network: PromptedClassifier) -> None:
-        """Add ``reg * sign(gamma)`` to the gradient of every gamma."""
-        for group in self.groups:
-            for norm in group.norms(network.backbone):
-                if norm.weight is not None and norm.weight.grad is not None:
-                    norm.weight.grad.add_(norm.weight.sign(), alpha=self.reg)
+        """Add ``reg * sign(gamma)`` to the gradient of every gamma, once."""
+        # behind a concatenation several groups share a normalisation
+        shared = [norm for group in self.groups for norm in group.norms(network.backbone)]
+        for norm in dict.fromkeys(shared):
+            if norm.weight is not None and norm.weight.grad is not None:
+                norm.weight.grad.add_(norm.weight.sign(), alpha=self.reg)
 
     @torch.no_grad()
     def importance(self, network: PromptedClassifier) -> dict[str, Tensor]:

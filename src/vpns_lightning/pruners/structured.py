@@ -23,8 +23,8 @@ class Structured(Pruner):
             together.
         min_keep: Channels that every group keeps at least.
         round_to: Every group keeps a multiple of so many channels, rounded up.
-        input_size: Side of the images with which the groups are found, px; the prompt's canvas, or
-            224 px without one, where None.
+        input_size: Side of the images with which the groups are found, px. Where None that of the
+            images the network sees: the prompt's canvas, or the data's own size without a prompt.
 
     Raises:
         UserError: A number is out of range.
@@ -63,7 +63,7 @@ class Structured(Pruner):
         if network.cuts.groups():
             raise UserError("channels of this network were cut before: start from a whole network")
         keep_everything(network)
-        groups = find_groups(network, self.input_size)
+        groups = find_groups(network, self._tracing_size(network))
         self.groups = tuple(g for g in groups if self.can_rank(network, g))
         if not self.groups:
             raise UserError(
@@ -101,9 +101,12 @@ class Structured(Pruner):
         check_scores(scores)
         kept = self.choose(scores, sparsity)
         self.release(network)
-        cut(network, self.groups, kept, self.input_size)
+        cut(network, self.groups, kept, self._tracing_size(network))
         thaw(network)
         self.groups = ()
+
+    def _tracing_size(self, network: PromptedClassifier) -> int | None:
+        return self.input_size or self.seen_size(network)
 
     def release(self, network: PromptedClassifier) -> None:
         """Take off the network what finding put on it."""

@@ -39,7 +39,8 @@ class SynFlow(Saliency):
             the scores of every layer of a sequential network have the same sum.
         dtype: ``"float64"``, because sums of ResNet-50 exceed float32; ``"float32"`` for devices
             that have nothing else.
-        input_size: Side of the image of ones, px; the prompt's canvas where None, else 224.
+        input_size: Side of the image of ones, px. Where None that of the images the network sees:
+            the prompt's canvas, or the data's own size without a prompt.
         scope: Rank over all layers or within each.
         tie_rule: See :class:`Saliency`.
 
@@ -74,7 +75,7 @@ class SynFlow(Saliency):
         """Return the scores of the dense network.
 
         Raises:
-            UserError: A score is NaN or infinite.
+            UserError: A score is NaN or infinite, or no size of images is known.
         """
         return self._flow(self._positive(network), network)
 
@@ -82,7 +83,7 @@ class SynFlow(Saliency):
         """Return the masks after all rounds.
 
         Raises:
-            UserError: A score is NaN or infinite.
+            UserError: A score is NaN or infinite, or no size of images is known.
         """
         kept = 1 - check_sparsity(sparsity)
         copy = self._positive(network)
@@ -128,7 +129,12 @@ class SynFlow(Saliency):
     def _flow(self, copy: nn.Module, network: PromptedClassifier) -> dict[str, Tensor]:
         layers = dict(masked_layers(copy))
         weights = [layer.weight for layer in layers.values()]
-        size = self.input_size or (network.prompt.canvas_size if network.prompt else 224)
+        size = self.input_size or self.seen_size(network)
+        if size is None:
+            raise UserError(
+                "SynFlow's flow depends on the size of the images, which only a stage knows: set "
+                "find.pruner.input_size (px)"
+            )
         with torch.enable_grad(), torch.autocast(network.mean.device.type, enabled=False):
             image = weights[0].new_ones(1, 3, size, size)
             total = network.mapping(copy.forward(image)).sum()

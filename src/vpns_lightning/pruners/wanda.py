@@ -1,18 +1,18 @@
 """Wanda: weights and activations (Sun et al., 2024, https://arxiv.org/abs/2306.11695)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import StageLike
+from vpns_lightning.pruners.base import StageLike, keep_everything
 from vpns_lightning.pruners.budgets import apportion
 from vpns_lightning.pruners.data_saliency import DataSaliency
 from vpns_lightning.pruners.scoring import BNMode
@@ -23,6 +23,8 @@ from vpns_lightning.sparsity import (
     masked_layers,
     prune_count,
 )
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Wanda(DataSaliency):
@@ -35,6 +37,11 @@ class Wanda(DataSaliency):
         pattern: ``"2:4"`` keeps two of every four consecutive weights of a row, which sparse
             kernels of GPUs can run; sparsity must be 0.5, and layers whose rows are no multiple
             of four stay dense.
+        sequential: Go block by block, each block seeing what the pruned ones before it give, as the
+            authors' code for language models does; a pass over the images for each block. False
+            measures all inputs in the dense network, as their code for image classifiers does.
+            Blocks are residual blocks, encoder layers and whatever else a container holds; a layer
+            outside is one by itself.
         samples_per_class: See :class:`DataSaliency`, as for the others.
         chunk: Images in one pass of a process.
         bn_mode: Statistics that batch normalisation uses.
@@ -47,6 +54,7 @@ class Wanda(DataSaliency):
         self,
         *,
         pattern: Literal["2:4"] | None = None,
+        sequential: bool = False,
         samples_per_class: int = 10,
         chunk: int = 64,
         bn_mode: BNMode = "eval",
@@ -55,6 +63,8 @@ class Wanda(DataSaliency):
         if pattern not in (None, "2:4"):
             raise UserError(f"pattern must be '2:4' or null, got {pattern!r}")
         self.pattern = pattern
+        self.sequential = sequential
+        self.sparsity = 0.0
 
     def attach(self, network: PromptedClassifier, sparsity: float) -> None:
         """Start with sums of zero.
@@ -67,7 +77,36 @@ class Wanda(DataSaliency):
                 f"pattern 2:4 removes half of the weights, but find.sparsity is {sparsity}: set it "
                 "to 0.5, or leave the pattern out"
             )
+        self.sparsity = sparsity
         super().attach(network, sparsity)
+
+    @property
+    def collects(self) -> bool:
+        """Return whether images are needed more than once, or together."""
+        return self.sequential or super().collects
+
+    def score_held(self, stage: StageLike) -> None:
+        """Measure the inputs of each block in turn, blocks before it pruned; then undo that."""
+        if not self.sequential:
+            super().score_held(stage)
+            return
+        weights = stage.network.prunable()
+        sizes = [weight.numel() for weight in weights.values()]
+        counts = row_counts(weights, self.sparsity)
+        try:
+            for names in blocks(stage.network.backbone):
+                seen = torch.split(self.over_chunks(stage, self.saliency), sizes)
+                for known, name, squares in zip(
+                    torch.split(self.sums, sizes), weights, seen, strict=True
+                ):
+                    if name in names:
+                        known.copy_(squares)
+                scores = self.scores(stage.network)
+                for name, layer in masked_layers(stage.network.backbone):
+                    if name in names:
+                        layer.mask.copy_(self._best(scores[name], counts[name]))
+        finally:
+            keep_everything(stage.network)
 
     def saliency(self, stage: StageLike, view: str, batch: Batch) -> dict[str, Tensor]:
         """Return the squares that each weight is multiplied with, summed over a batch."""
@@ -85,28 +124,47 @@ class Wanda(DataSaliency):
         """Return masks of the highest scores of each row, or of each four."""
         scores = self.scores(network)
         check_scores(scores)
-        rows = {name: score.flatten(1) for name, score in scores.items()}
-        kept = (
-            {name: four_by_four(row) for name, row in rows.items()}
-            if self.pattern
-            else row_by_row(rows, sparsity)
-        )
-        return {name: mask.view(scores[name].shape) for name, mask in kept.items()}
+        counts = row_counts(network.prunable(), sparsity)
+        return {name: self._best(score, counts[name]) for name, score in scores.items()}
+
+    def _best(self, score: Tensor, counts: Tensor) -> Tensor:
+        rows = score.flatten(1)
+        kept = four_by_four(rows) if self.pattern else best_of(rows, counts)
+        return kept.view(score.shape)
 
 
-def row_by_row(rows: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-    """Return masks that keep the same fraction of every row, exact in total.
+def blocks(backbone: nn.Module) -> list[list[str]]:
+    """Return the masked layers of each block, in the order of the backbone's modules.
+
+    A block is what a container (``nn.Sequential``, ``nn.ModuleList``, ``nn.ModuleDict``) holds, or
+    a layer outside any.
+    """
+    found: dict[str, list[str]] = {}
+    for name, _ in masked_layers(backbone):
+        parts = name.split(".")
+        inside = False
+        for depth in range(len(parts) + 1):
+            place = ".".join(parts[:depth])
+            if isinstance(backbone.get_submodule(place), CONTAINERS):
+                inside = True
+            elif inside:
+                break
+        found.setdefault(place, []).append(name)
+    return list(found.values())
+
+
+def row_counts(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Return how many weights each row keeps: the same fraction, exact in total.
 
     Args:
-        rows: Layer name to scores of shape (rows, weights in a row).
+        weights: Layer name to weight; a row is what makes one output.
         sparsity: Fraction removed, in [0, 1).
     """
-    total = sum(row.numel() for row in rows.values())
+    total = sum(weight.numel() for weight in weights.values())
     n_keep = total - prune_count(total, sparsity)
-    lengths = torch.cat([torch.full((len(row),), row.shape[1]) for row in rows.values()])
-    counts = apportion(lengths.double() * (n_keep / total), n_keep)
-    of_layer = torch.split(counts, [len(row) for row in rows.values()])
-    return {n: best_of(row, k) for (n, row), k in zip(rows.items(), of_layer, strict=True)}
+    lengths = [torch.full((len(w),), w[0].numel()) for w in weights.values()]
+    counts = apportion(torch.cat(lengths).double() * (n_keep / total), n_keep)
+    return dict(zip(weights, torch.split(counts, [len(w) for w in weights.values()]), strict=True))
 
 
 def best_of(row: Tensor, counts: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class MaskFinding(Stage):
         if fresh and self.mapping_on == "dense":
             fit_mapping(self.network, self.trainer)
         self.pruner.run_seed = self.seed
+        self.pruner.image_size = getattr(self._data(), "input_size", self.pruner.image_size)
         self.pruner.attach(self.network, self.sparsity)
         if fresh and self.mapping_on == "pruned":
             fit_mapping(self.network, self.trainer, prompted=True, augmented=True)

@@ -78,14 +78,16 @@ def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
         )
 
 
-def check_channels(find: MaskFinding) -> None:
+def check_channels(find: MaskFinding, data: ImageData) -> None:
     """Let a pruner of channels look at a copy of the network before a warm-up is spent on it.
 
     Raises:
         UserError: Its channels cannot be removed as asked.
     """
     if isinstance(find.pruner, Structured):
-        deepcopy(find.pruner).attach(deepcopy(find.network), find.sparsity)
+        pruner = deepcopy(find.pruner)
+        pruner.image_size = data.input_size
+        pruner.attach(deepcopy(find.network), find.sparsity)
 
 
 def tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:

@@ -91,7 +91,7 @@ def fit_stages(
     check_run(network, data, machine, stages)
     run = RunFolder(run_dir)
     if warmup is not None and not run.handoff.is_file():
-        check_channels(find)
+        check_channels(find, data)
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
