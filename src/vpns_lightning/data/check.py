@@ -75,6 +75,17 @@ def check_options(
         )
 
 
+def check_limits(train: int | None, test: int | None) -> None:
+    """Refuse a number of images of each class that leaves none.
+
+    Raises:
+        UserError: A number is below 1.
+    """
+    for name, limit in (("limit_per_class", train), ("limit_test_per_class", test)):
+        if limit is not None and limit < 1:
+            raise UserError(f"{name} must be >= 1, got {limit}; null uses all images")
+
+
 def check_images(
     name: str,
     root: Path,

@@ -15,12 +15,20 @@ from torch.utils.data import DataLoader
 from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.seeds import stream_key
 from vpns_lightning.data import loaders
-from vpns_lightning.data.check import CheckReport, Counts, check_images, check_labels, check_options
+from vpns_lightning.data.check import (
+    CheckReport,
+    Counts,
+    check_images,
+    check_labels,
+    check_limits,
+    check_options,
+)
 from vpns_lightning.data.images import stores
 from vpns_lightning.data.images.decode import ImageDataset, IndexedBatch, OnBadImage, Split
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
 from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout, obtain, reading
+from vpns_lightning.data.subsets import limited, stratified
 
 SplitName: TypeAlias = Literal["train", "test"]
 PartName: TypeAlias = Literal["train", "validation", "test"]
@@ -71,6 +79,9 @@ class ImageData(LightningDataModule, ABC):
             that fits `cache_limit`; `source` only up to 64 px.
         cache_limit: Largest cache in GiB that `auto` makes.
         validation: Fraction of the training images, of each class alike, held out for validation.
+        limit_per_class: Training images of each class, before any are held out; the same ones for
+            every seed and machine, by the hash of their names. None for all.
+        limit_test_per_class: Test images of each class, chosen alike. None for all.
         download: Download what is missing, where that is possible.
         on_bad_image: `error` stops at an image that cannot be decoded, `skip` logs it and goes on
             as long as at most 1 % are bad.
@@ -95,12 +106,15 @@ class ImageData(LightningDataModule, ABC):
         cache: stores.CacheMode = "auto",
         cache_limit: float = 8.0,
         validation: float = 0.0,
+        limit_per_class: int | None = None,
+        limit_test_per_class: int | None = None,
         download: bool = True,
         on_bad_image: OnBadImage = "error",
         seed: int = 7,
     ) -> None:
         super().__init__()
         check_options(input_size, batch_size, validation, num_workers)
+        check_limits(limit_per_class, limit_test_per_class)
         self.name: str = type(self).__name__
         self.root = Path(root).expanduser()
         self.input_size = input_size
@@ -109,6 +123,8 @@ class ImageData(LightningDataModule, ABC):
         self.cache = cache
         self.cache_limit = cache_limit
         self.validation = validation
+        self.limit_per_class = limit_per_class
+        self.limit_test_per_class = limit_test_per_class
         self.download = download
         self.on_bad_image: OnBadImage = on_bad_image
         self.seed = seed
@@ -134,25 +150,32 @@ class ImageData(LightningDataModule, ABC):
         return tuple(self.split("train").class_names)
 
     def split(self, name: SplitName) -> Split:
-        """Return one split, read and verified on first use.
+        """Return the images in use of one split, read and verified on first use.
 
         Raises:
             UserError: The data set is missing, incomplete or inconsistent.
         """
         if name not in self._splits:
-            with reading(self.name, self.root, self.layout):
-                split = self.read(name)
-            check_labels(self.name, name, split, self.num_classes)
-            self._splits[name] = split
+            limit = self.limit_per_class if name == "train" else self.limit_test_per_class
+            where = f"{self.name}, {name} split"
+            self._splits[name] = limited(self._whole(name), limit, where)
         return self._splits[name]
+
+    def _whole(self, name: SplitName) -> Split:
+        with reading(self.name, self.root, self.layout):
+            split = self.read(name)
+        check_labels(self.name, name, split, self.num_classes)
+        return split
 
     def check(self, sample: int = 64) -> CheckReport:
         """Verify layout, counts, labels and files, and decode `sample` images of each split.
 
+        Limits are left aside: the data set is checked as it is on disk.
+
         Raises:
             UserError: Something is wrong; the message says what, where and what to do.
         """
-        splits = {"train": self.split("train"), "test": self.split("test")}
+        splits = {"train": self._whole("train"), "test": self._whole("test")}
         return check_images(self.name, self.root, splits, self.counts, sample)
 
     def prepare_data(self) -> None:
@@ -185,7 +208,7 @@ class ImageData(LightningDataModule, ABC):
         labels = torch.tensor(self.split(kind).labels)
         rows = self._stores.good[kind]
         if kind == "train":
-            held_out = stores.stratified(labels[rows], self.validation, self.seed)
+            held_out = stratified(labels[rows], self.validation, self.seed)
             rows = rows[held_out] if part == "validation" else rows[~held_out]
         store = self._stores.augmented if augmented else self._stores.plain[kind]
         return ImageDataset(store, labels, rows)

@@ -7,7 +7,8 @@ from vpns_lightning.report.runs import UNKNOWN, Run, describe
 
 # what must be equal along one curve
 CURVE_KEYS = (
-    *("dataset", "classes", "train_images", "test_images", "backbone", "weights", "input_size"),
+    *("dataset", "classes", "train_images", "test_images", "limit_per_class"),
+    *("limit_test_per_class", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
     "tuning steps",
 )
@@ -21,6 +22,8 @@ def setting(run: Run, key: str) -> Any:  # any JSON
     """Return a setting of a run, :data:`UNKNOWN` where its result does not say."""
     if key == "tuning steps":  # in results of every version; finding may stop early, tuning not
         return run.facts["stages"].get("tune", {}).get("gradient_steps", UNKNOWN)
+    if key.startswith("limit_"):  # versions that do not state it had none
+        return run.facts.get(key)
     value = run.facts.get(key, UNKNOWN)
     if key == "pruner" and isinstance(value, Mapping):
         return {k: v for k, v in value.items() if k not in FREE_OPTIONS}

@@ -59,6 +59,15 @@ class Split:
             return Image.fromarray(self.pixels[index])
         return decode(self.files[index], index)
 
+    def take(self, rows: Sequence[int]) -> Split:
+        """Return the images at some positions, in that order."""
+        return Split(
+            [self.labels[row] for row in rows],
+            self.class_names,
+            [self.files[row] for row in rows] if self.pixels is None else (),
+            None if self.pixels is None else self.pixels[list(rows)],
+        )
+
     @staticmethod
     def join(parts: Iterable[Split]) -> Split:
         """Return the file-based `parts` one after the other, as one split."""

@@ -177,30 +177,3 @@ def _common_side(split: Split) -> int | None:
         except UserError:
             continue
     return max(sizes.pop()) if len(sizes) == 1 else None
-
-
-def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Return which images are held out: `fraction` of each class, rounded, by a seeded draw.
-
-    Args:
-        labels: int64 class indices of shape (N,).
-        fraction: Fraction to hold out, in [0, 1).
-        seed: Seed of the draw.
-
-    Returns:
-        bool tensor of shape (N,).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    if fraction == 0:
-        return held_out
-    shuffled = torch.randperm(len(labels), generator=generator)
-    for label in range(int(labels.max()) + 1):
-        members = shuffled[labels[shuffled] == label]
-        held_out[members[: round(fraction * len(members))]] = True
-    if not held_out.any() or held_out.all():
-        raise UserError(
-            f"validation={fraction} holds out {int(held_out.sum())} of {len(labels)} training "
-            f"images; choose a fraction that leaves some images on either side"
-        )
-    return held_out
