@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data.images.decode import Split
+from vpns_lightning.data.split import Split
 
 
 class Counts(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data.images.decode import Split
+from vpns_lightning.data.split import Split
 
 _DAMAGE = (
     OSError,

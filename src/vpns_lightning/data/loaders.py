@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from vpns_lightning.data.images.decode import ImageDataset, IndexedBatch
+from vpns_lightning.data.images.dataset import ImageDataset, IndexedBatch
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
 
 

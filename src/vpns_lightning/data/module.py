@@ -23,11 +23,13 @@ from vpns_lightning.data.check import (
     check_limits,
     check_options,
 )
-from vpns_lightning.data.images import stores
-from vpns_lightning.data.images.decode import ImageDataset, IndexedBatch, OnBadImage, Split
+from vpns_lightning.data.images import keeping
+from vpns_lightning.data.images.dataset import ImageDataset, IndexedBatch
+from vpns_lightning.data.images.decode import OnBadImage
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
 from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout, obtain, reading
+from vpns_lightning.data.split import Split
 from vpns_lightning.data.subsets import limited, stratified
 
 SplitName: TypeAlias = Literal["train", "test"]
@@ -103,7 +105,7 @@ class ImageData(LightningDataModule, ABC):
         input_size: int = 224,
         batch_size: int = 256,
         num_workers: int | None = None,
-        cache: stores.CacheMode = "auto",
+        cache: keeping.CacheMode = "auto",
         cache_limit: float = 8.0,
         validation: float = 0.0,
         limit_per_class: int | None = None,
@@ -131,7 +133,7 @@ class ImageData(LightningDataModule, ABC):
         self.train_transform = TrainTransform(input_size, flip=self.mirrored)
         self.eval_transform = EvalTransform(input_size)
         self._splits: dict[SplitName, Split] = {}
-        self._stores: stores.Stores | None = None
+        self._stores: keeping.Stores | None = None
         self._wanted: TrainsOnStreams = _Plainly()
 
     @abstractmethod
@@ -187,12 +189,12 @@ class ImageData(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Open the images, from the cache where there is one, the same for every `stage`."""
         if self._stores is None:
-            self._stores = stores.open_stores(
+            self._stores = keeping.open_stores(
                 self.name,
                 self.root / ".vpns_cache",
                 self.split("train"),
                 self.split("test"),
-                stores.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
+                keeping.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
             )
 
     def dataset(self, part: PartName, *, augmented: bool = False) -> ImageDataset:

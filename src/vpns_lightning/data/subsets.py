@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
-from vpns_lightning.data.images.decode import Split
+from vpns_lightning.data.split import Split
 
 
 def limited(split: Split, per_class: int | None, where: str) -> Split:

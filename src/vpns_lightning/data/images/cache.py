@@ -29,10 +29,10 @@ from vpns_lightning.data.images.decode import (
     BadImageError,
     OnBadImage,
     Pixels,
-    Split,
     refuse_too_many_bad,
     resize,
 )
+from vpns_lightning.data.split import Split
 
 _log = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout, class_folders, read_folders
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class ImageFolder(ImageData):

@@ -8,9 +8,9 @@ from typing import Any
 from torchvision import datasets
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout, class_folders, read_folders
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 _FOLDERS = ("stanford_cars", "stanford_cars/car_data/car_data", "car_data/car_data")
 
