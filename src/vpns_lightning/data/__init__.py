@@ -1,4 +1,4 @@
-"""Data sets: `uint8` images from disk, augmented and scaled on the device."""
+"""Data sets: ``uint8`` images from disk, augmented and scaled on the device."""
 
 from vpns_lightning.data.check import CheckReport
 from vpns_lightning.data.images.dataset import ImageDataset

@@ -1,4 +1,4 @@
-"""What `vpns data check` verifies and reports."""
+"""What ``vpns data check`` verifies and reports."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check_images(
     Args:
         name: Data set.
         root: Folder given by the user.
-        splits: What `check_labels` accepted.
+        splits: What ``check_labels`` accepted.
         counts: Published number of images, None if there is none.
         sample: Images to decode in each split.
 
@@ -174,7 +174,7 @@ def _check_files(name: str, split_name: str, split: Split) -> None:
 
 
 def _decode_sample(split: Split, sample: int) -> list[tuple[int, int]]:
-    """Return width and height in pixels of `sample` images spread over all classes."""
+    """Return width and height in pixels of ``sample`` images spread over all classes."""
     by_class = np.argsort(np.asarray(split.labels), kind="stable")
     places = np.unique(np.linspace(0, len(split) - 1, min(sample, len(split))).astype(int))
     return [split.image(int(row)).size for row in by_class[places]]

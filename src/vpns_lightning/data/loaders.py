@@ -51,7 +51,7 @@ def options(
 
 
 class ViewLoader(DataLoader[IndexedBatch]):
-    """A loader that Lightning may resume in the middle of an epoch; `ViewSampler` does the rest."""
+    """A loader that Lightning may resume in mid-epoch; ``ViewSampler`` does the rest."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what one finished batch stands for."""

@@ -67,26 +67,26 @@ class _Plainly:
 class ImageData(LightningDataModule, ABC):
     """Images of one data set, square, in [0, 1], augmented on the device, not normalised.
 
-    A data set is a subclass with `num_classes`, `layout` and `read`, and `mirrored = False` where a
-    mirror image would be of another class.
+    A data set is a subclass with ``num_classes``, ``layout`` and ``read``, and ``mirrored = False``
+    where a mirror image would be of another class.
 
     Args:
         root: Folder that holds the data set, its caches included.
         input_size: Height and width in pixels of the images the network gets, before prompting.
         batch_size: Images in a batch of one rank.
         num_workers: Loader processes; None takes 0 for cached images, else up to 8.
-        cache: `source` keeps decoded images at their own size (images of one size only) and
-            resizes on the device, `resized` keeps them at 9/8 of the input size for training and
-            at the input size for evaluation, `none` decodes in the workers. `auto` takes the first
-            that fits `cache_limit`; `source` only up to 64 px.
-        cache_limit: Largest cache in GiB that `auto` makes.
+        cache: ``source`` keeps decoded images at their own size (images of one size only) and
+            resizes on the device, ``resized`` keeps them at 9/8 of the input size for training and
+            at the input size for evaluation, ``none`` decodes in the workers. ``auto`` takes the
+            first that fits ``cache_limit``; ``source`` only up to 64 px.
+        cache_limit: Largest cache in GiB that ``auto`` makes.
         validation: Fraction of the training images, of each class alike, held out for validation.
         limit_per_class: Training images of each class, before any are held out; the same ones for
             every seed and machine, by the hash of their names. None for all.
         limit_test_per_class: Test images of each class, chosen alike. None for all.
         download: Download what is missing, where that is possible.
-        on_bad_image: `error` stops at an image that cannot be decoded, `skip` logs it and goes on
-            as long as at most 1 % are bad.
+        on_bad_image: ``error`` stops at an image that cannot be decoded, ``skip`` logs it and goes
+            on as long as at most 1 % are bad.
         seed: Seed of order, augmentation and the held-out part.
 
     Raises:
@@ -140,11 +140,11 @@ class ImageData(LightningDataModule, ABC):
     def read(self, split: SplitName) -> Split:
         """Return files or pixels, labels and class names of one split.
 
-        What this raises about files becomes a `UserError` that says which folder to fill.
+        What this raises about files becomes a ``UserError`` that says which folder to fill.
         """
 
     def fetch(self) -> None:
-        """Download and extract the data set; called only if `layout` says that is possible."""
+        """Download and extract the data set; called only if ``layout`` says that is possible."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -170,7 +170,7 @@ class ImageData(LightningDataModule, ABC):
         return split
 
     def check(self, sample: int = 64) -> CheckReport:
-        """Verify layout, counts, labels and files, and decode `sample` images of each split.
+        """Verify layout, counts, labels and files, and decode ``sample`` images of each split.
 
         Limits are left aside: the data set is checked as it is on disk.
 
@@ -187,7 +187,7 @@ class ImageData(LightningDataModule, ABC):
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the images, from the cache where there is one, the same for every `stage`."""
+        """Open the images, from the cache where there is one, the same for every ``stage``."""
         if self._stores is None:
             self._stores = keeping.open_stores(
                 self.name,
@@ -201,8 +201,8 @@ class ImageData(LightningDataModule, ABC):
         """Return the uint8 images of one part.
 
         Args:
-            part: `train` is without what is held out for validation.
-            augmented: Whether the images are for `train_transform`, not `eval_transform`.
+            part: ``train`` is without what is held out for validation.
+            augmented: Whether the images are for ``train_transform``, not ``eval_transform``.
         """
         self.setup()
         assert self._stores is not None
@@ -252,14 +252,14 @@ class ImageData(LightningDataModule, ABC):
     def whole_test_dataloader(self) -> DataLoader[IndexedBatch]:
         """Return a loader over all test images for this process alone, however many there are.
 
-        Its batches hold uint8 images, to be passed through `eval_transform` on the device.
+        Its batches hold uint8 images, to be passed through ``eval_transform`` on the device.
         """
         return self._loader("test", ranks=(1, 0))
 
     def mapping_dataloader(self, *, augmented: bool = False) -> DataLoader[IndexedBatch]:
         """Return a loader over the training images, in order; no two ranks see the same image.
 
-        Its batches hold uint8 images, for `mapping_transform` with the same `augmented`.
+        Its batches hold uint8 images, for ``mapping_transform`` with the same ``augmented``.
         """
         return self._loader("train", augmented=augmented)
 

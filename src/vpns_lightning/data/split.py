@@ -18,8 +18,8 @@ class Split:
     Attributes:
         labels: Class index of each image, in [0, number of classes).
         class_names: One name for each class, in index order.
-        files: One image file for each label; empty when `pixels` holds the images.
-        pixels: Images of shape (N, h, w, 3), values 0..255; None when `files` names them.
+        files: One image file for each label; empty when ``pixels`` holds the images.
+        pixels: Images of shape (N, h, w, 3), values 0..255; None when ``files`` names them.
     """
 
     labels: Sequence[int]
@@ -51,7 +51,7 @@ class Split:
 
     @staticmethod
     def join(parts: Iterable[Split]) -> Split:
-        """Return the file-based `parts` one after the other, as one split."""
+        """Return the file-based ``parts`` one after the other, as one split."""
         parts = list(parts)
         labels = [label for part in parts for label in part.labels]
         files = [file for part in parts for file in part.files]

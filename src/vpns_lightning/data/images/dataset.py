@@ -15,7 +15,7 @@ IndexedBatch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class ImageDataset(Dataset[IndexedBatch]):
-    """Batches of `(images, labels, rows)` from a store.
+    """Batches of ``(images, labels, rows)`` from a store.
 
     Args:
         store: Where the pixels come from.
@@ -33,7 +33,7 @@ class ImageDataset(Dataset[IndexedBatch]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> IndexedBatch:
-        """Return image `index` as a batch of one."""
+        """Return image ``index`` as a batch of one."""
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> IndexedBatch:

@@ -24,7 +24,7 @@ class BadImageError(UserError):
 
 
 def decode(path: Path, index: int | None = None) -> Image.Image:
-    """Return the image in `path` as RGB, whatever its mode on disk.
+    """Return the image in ``path`` as RGB, whatever its mode on disk.
 
     Args:
         path: File in any format and mode PIL reads (grey, palette, CMYK and RGBA included).
@@ -51,7 +51,7 @@ def decode(path: Path, index: int | None = None) -> Image.Image:
 
 
 def resize(image: Image.Image, size: int) -> Pixels:
-    """Return `image` resized as torchvision resizes a PIL image.
+    """Return ``image`` resized as torchvision resizes a PIL image.
 
     Args:
         image: RGB image of any size.

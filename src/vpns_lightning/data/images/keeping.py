@@ -1,4 +1,4 @@
-"""Which images are kept where: the decision behind `cache=auto`."""
+"""Which images are kept where: the decision behind ``cache=auto``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Plan:
     Attributes:
         input_size: Side in pixels of the images the network gets.
         mode: How images are kept.
-        limit: Largest cache in GiB that `auto` makes.
+        limit: Largest cache in GiB that ``auto`` makes.
         on_bad_image: What to do about images that cannot be decoded.
     """
 
@@ -50,7 +50,7 @@ class Stores:
     """Open images.
 
     Attributes:
-        mode: How they are kept, never `auto`.
+        mode: How they are kept, never ``auto``.
         augmented: Training images for the training transform.
         plain: Images of each split for the evaluation transform.
         good: int64 positions of the images of each split that can be decoded.
@@ -101,7 +101,7 @@ def _kept(
     sizes: tuple[int | None, int | None],
     mode: CacheMode,
 ) -> Stores:
-    """Return cached stores; `sizes` are those for the training and the evaluation transform."""
+    """Return cached stores; ``sizes`` are those for the training and the evaluation transform."""
     plain: dict[str, Store] = {}
     good: dict[str, Tensor] = {}
     augmented: Store | None = None
@@ -154,7 +154,7 @@ def _automatic(folder: Path, splits: Mapping[str, Split], plan: Plan) -> CacheMo
 
 
 def _writable(folder: Path, size: int) -> bool:
-    """Return whether `size` bytes can be kept in `folder`, or something is kept there already."""
+    """Return whether ``folder`` has room for ``size`` bytes, or something is kept there already."""
     if folder.exists() and any(folder.glob("*.json")):
         return True
     parent = folder if folder.exists() else folder.parent

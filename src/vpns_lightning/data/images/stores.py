@@ -27,7 +27,7 @@ class Store(ABC):
 
     @abstractmethod
     def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return images and, where some could not be read, which of `rows` were.
+        """Return images and, where some could not be read, which of ``rows`` were.
 
         Args:
             rows: int64 positions of shape (N,).
@@ -51,7 +51,7 @@ class ArrayStore(Store):
         self._images: Tensor | None = None
 
     def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the images at `rows`; none is ever missing."""
+        """Return the images at ``rows``; none is ever missing."""
         if self._images is None:
             self._images = torch.from_numpy(self.open_array())
         return self._images.index_select(0, rows).permute(0, 3, 1, 2), None
@@ -67,7 +67,8 @@ class DecodingStore(Store):
     Args:
         split: Where the images are.
         size: Height and width in pixels of the fetched images.
-        on_bad_image: `error` stops at the first file that cannot be decoded, `skip` leaves it out.
+        on_bad_image: ``error`` stops at the first file that cannot be decoded, ``skip`` leaves
+            it out.
     """
 
     def __init__(self, split: Split, size: int, on_bad_image: OnBadImage) -> None:
@@ -79,10 +80,10 @@ class DecodingStore(Store):
         self.bad.share_memory_()  # type: ignore[no-untyped-call]  # untyped in torch
 
     def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Decode the images at `rows`.
+        """Decode the images at ``rows``.
 
         Raises:
-            BadImageError: A file cannot be decoded and `on_bad_image` is `error`.
+            BadImageError: A file cannot be decoded and ``on_bad_image`` is ``error``.
             UserError: More than 1 % of all files, or all files of a batch, cannot be decoded.
         """
         images = torch.empty(len(rows), self.size, self.size, 3, dtype=torch.uint8)

@@ -16,9 +16,9 @@ class DTD(ImageData):
     """5,640 images in 47 classes; train and val of the first partition are the training images.
 
     Args:
-        root: Folder that holds `dtd/dtd`.
+        root: Folder that holds ``dtd/dtd``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 47

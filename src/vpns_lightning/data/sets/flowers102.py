@@ -16,9 +16,9 @@ class Flowers102(ImageData):
     """8,189 images in 102 classes; the official train and val parts are the training images.
 
     Args:
-        root: Folder that holds `flowers-102`.
+        root: Folder that holds ``flowers-102``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 102

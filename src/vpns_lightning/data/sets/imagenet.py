@@ -14,9 +14,9 @@ class ImageNet(ImageData):
     """1,331,167 images in 1,000 classes; the official val part is the test split.
 
     Args:
-        root: Folder that holds `imagenet`, or `train` and `val` themselves.
+        root: Folder that holds ``imagenet``, or ``train`` and ``val`` themselves.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 1000

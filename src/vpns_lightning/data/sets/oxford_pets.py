@@ -16,9 +16,9 @@ class OxfordPets(ImageData):
     """7,349 images in 37 classes; the official trainval part are the training images.
 
     Args:
-        root: Folder that holds `oxford-iiit-pet`.
+        root: Folder that holds ``oxford-iiit-pet``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 37

@@ -19,9 +19,9 @@ class StanfordCars(ImageData):
     """16,185 images in 196 classes, with the devkit's annotations or in one folder a class.
 
     Args:
-        root: Folder that holds `stanford_cars` or `car_data`.
+        root: Folder that holds ``stanford_cars`` or ``car_data``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 196
