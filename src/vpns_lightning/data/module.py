@@ -74,7 +74,8 @@ class ImageData(LightningDataModule, ABC):
         root: Folder that holds the data set, its caches included.
         input_size: Height and width in pixels of the images the network gets, before prompting.
         batch_size: Images in a batch of one rank.
-        num_workers: Loader processes; None takes 0 for cached images, else up to 8.
+        num_workers: Processes of each loader; None takes 0 for cached images, else its share of
+            the cores, at most 8.
         cache: ``source`` keeps decoded images at their own size (images of one size only) and
             resizes on the device, ``resized`` keeps them at 9/8 of the input size for training and
             at the input size for evaluation, ``none`` decodes in the workers. ``auto`` takes the
@@ -224,6 +225,7 @@ class ImageData(LightningDataModule, ABC):
         self._wanted = module if isinstance(module, TrainsOnStreams) else _Plainly()
         epoch, batches = loaders.resume_position(self.trainer)
         world, rank = self._ranks()
+        common = self._loader_options(len(self._wanted.streams))
         by_stream: dict[Stream, DataLoader[IndexedBatch]] = {}
         for stream in self._wanted.streams:
             augmented = stream.view not in self._wanted.unaugmented
@@ -238,7 +240,7 @@ class ImageData(LightningDataModule, ABC):
                 epoch=epoch,
                 start=batches * self.batch_size,
             )
-            by_stream[stream] = loaders.train_loader(dataset, sampler, **self._loader_options())
+            by_stream[stream] = loaders.train_loader(dataset, sampler, **common)
         return CombinedLoader(by_stream, "min_size")
 
     def val_dataloader(self) -> DataLoader[IndexedBatch]:
@@ -302,11 +304,11 @@ class ImageData(LightningDataModule, ABC):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader_options(self) -> loaders.Options:
+    def _loader_options(self, count: int = 1) -> loaders.Options:
         self.setup()
         assert self._stores is not None
         decoding = self._stores.mode == "none"
-        return loaders.options(self.batch_size, self.num_workers, decoding, self.trainer)
+        return loaders.options(self.batch_size, self.num_workers, decoding, self.trainer, count)
 
     def _loader(
         self, part: PartName, ranks: tuple[int, int] | None = None, *, augmented: bool = False
