@@ -11,8 +11,7 @@ from torch.optim import SGD, Adam
 
 import vpns_lightning as vpns
 from reference.toy_networks import ToyNet
-from vpns_lightning.data.images.decode import Split
-from vpns_lightning.data.layout import Layout
+from vpns_lightning.data import Layout, Split
 
 
 class Stripes(vpns.ImageData):

@@ -15,8 +15,8 @@ from PIL import Image
 
 import toy_data
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data import ImageData, ImageFolder
-from vpns_lightning.data.images import cache, decode
+from vpns_lightning.data import ImageData, ImageFolder, split
+from vpns_lightning.data.images import cache
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def _build_slowly(root: Path) -> None:
         time.sleep(0.2)
         return Image.open(path).convert("RGB")
 
-    decode.decode = slow  # type: ignore[assignment]
+    split.decode = slow  # type: ignore[assignment]
     module(root, cache="resized").setup()
 
 

@@ -327,7 +327,8 @@ def test_no_run_outlives_a_grid_that_is_killed(
 
 def test_slots_share_the_cores_and_take_turns_on_the_gpus() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert slot_environment(0, 1, []) == {"OMP_NUM_THREADS": str(cores)}
+    share = {"OMP_NUM_THREADS": str(cores), "LOKY_MAX_CPU_COUNT": str(cores)}
+    assert slot_environment(0, 1, []) == share
     assert slot_environment(1, 4 * cores, [])["OMP_NUM_THREADS"] == "1"
     gpus = [slot_environment(slot, 3, ["2", "5"])["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
     assert gpus == ["2", "5", "2"]

@@ -157,6 +157,8 @@ def test_image_folders_are_told_apart_by_grid_folder_or_command() -> None:
         ("prompt", None, "prompt is PadPrompt"),
         ("batch_size", 64, "batch_size is 256"),
         ("train_images", 5_000, "train_images is 50000"),
+        # a result that does not say had no limit
+        ("limit_per_class", 200, "limit_per_class is none"),
         ("mapping", {"name": "IdentityMapping"}, "mapping.name is FrequencyMapping"),
         ("pruner", {"name": "VPNs", "scope": "layer"}, "pruner.scope is none"),
         ("views", {"find": ["plain"], "tune": ["prompted"]}, "views.find is prompted"),

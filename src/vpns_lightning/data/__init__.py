@@ -1,7 +1,8 @@
-"""Data sets: `uint8` images from disk, augmented and scaled on the device."""
+"""Data sets: ``uint8`` images from disk, augmented and scaled on the device."""
 
 from vpns_lightning.data.check import CheckReport
-from vpns_lightning.data.images.decode import BadImageError, ImageDataset, Split
+from vpns_lightning.data.images.dataset import ImageDataset
+from vpns_lightning.data.images.decode import BadImageError
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
 from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout
@@ -16,6 +17,7 @@ from vpns_lightning.data.sets.imagenet import ImageNet
 from vpns_lightning.data.sets.oxford_pets import OxfordPets
 from vpns_lightning.data.sets.stanford_cars import StanfordCars
 from vpns_lightning.data.sets.tiny_imagenet import TinyImageNet
+from vpns_lightning.data.split import Split
 
 __all__ = [
     "CIFAR10",

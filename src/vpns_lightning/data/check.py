@@ -1,4 +1,4 @@
-"""What `vpns data check` verifies and reports."""
+"""What ``vpns data check`` verifies and reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data.images.decode import Split
+from vpns_lightning.data.split import Split
 
 
 class Counts(NamedTuple):
@@ -75,6 +75,17 @@ def check_options(
         )
 
 
+def check_limits(train: int | None, test: int | None) -> None:
+    """Refuse a number of images of each class that leaves none.
+
+    Raises:
+        UserError: A number is below 1.
+    """
+    for name, limit in (("limit_per_class", train), ("limit_test_per_class", test)):
+        if limit is not None and limit < 1:
+            raise UserError(f"{name} must be >= 1, got {limit}; null uses all images")
+
+
 def check_images(
     name: str,
     root: Path,
@@ -87,7 +98,7 @@ def check_images(
     Args:
         name: Data set.
         root: Folder given by the user.
-        splits: What `check_labels` accepted.
+        splits: What ``check_labels`` accepted.
         counts: Published number of images, None if there is none.
         sample: Images to decode in each split.
 
@@ -163,7 +174,7 @@ def _check_files(name: str, split_name: str, split: Split) -> None:
 
 
 def _decode_sample(split: Split, sample: int) -> list[tuple[int, int]]:
-    """Return width and height in pixels of `sample` images spread over all classes."""
+    """Return width and height in pixels of ``sample`` images spread over all classes."""
     by_class = np.argsort(np.asarray(split.labels), kind="stable")
     places = np.unique(np.linspace(0, len(split) - 1, min(sample, len(split))).astype(int))
     return [split.image(int(row)).size for row in by_class[places]]

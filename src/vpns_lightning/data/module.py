@@ -15,12 +15,22 @@ from torch.utils.data import DataLoader
 from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.seeds import stream_key
 from vpns_lightning.data import loaders
-from vpns_lightning.data.check import CheckReport, Counts, check_images, check_labels, check_options
-from vpns_lightning.data.images import stores
-from vpns_lightning.data.images.decode import ImageDataset, IndexedBatch, OnBadImage, Split
+from vpns_lightning.data.check import (
+    CheckReport,
+    Counts,
+    check_images,
+    check_labels,
+    check_limits,
+    check_options,
+)
+from vpns_lightning.data.images import keeping
+from vpns_lightning.data.images.dataset import ImageDataset, IndexedBatch
+from vpns_lightning.data.images.decode import OnBadImage
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
 from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout, obtain, reading
+from vpns_lightning.data.split import Split
+from vpns_lightning.data.subsets import limited, stratified
 
 SplitName: TypeAlias = Literal["train", "test"]
 PartName: TypeAlias = Literal["train", "validation", "test"]
@@ -57,23 +67,27 @@ class _Plainly:
 class ImageData(LightningDataModule, ABC):
     """Images of one data set, square, in [0, 1], augmented on the device, not normalised.
 
-    A data set is a subclass with `num_classes`, `layout` and `read`, and `mirrored = False` where a
-    mirror image would be of another class.
+    A data set is a subclass with ``num_classes``, ``layout`` and ``read``, and ``mirrored = False``
+    where a mirror image would be of another class.
 
     Args:
         root: Folder that holds the data set, its caches included.
         input_size: Height and width in pixels of the images the network gets, before prompting.
         batch_size: Images in a batch of one rank.
-        num_workers: Loader processes; None takes 0 for cached images, else up to 8.
-        cache: `source` keeps decoded images at their own size (images of one size only) and
-            resizes on the device, `resized` keeps them at 9/8 of the input size for training and
-            at the input size for evaluation, `none` decodes in the workers. `auto` takes the first
-            that fits `cache_limit`; `source` only up to 64 px.
-        cache_limit: Largest cache in GiB that `auto` makes.
+        num_workers: Processes of each loader; None takes 0 for cached images, else its share of
+            the cores, at most 8.
+        cache: ``source`` keeps decoded images at their own size (images of one size only) and
+            resizes on the device, ``resized`` keeps them at 9/8 of the input size for training and
+            at the input size for evaluation, ``none`` decodes in the workers. ``auto`` takes the
+            first that fits ``cache_limit``; ``source`` only up to 64 px.
+        cache_limit: Largest cache in GiB that ``auto`` makes.
         validation: Fraction of the training images, of each class alike, held out for validation.
+        limit_per_class: Training images of each class, before any are held out; the same ones for
+            every seed and machine, by the hash of their names. None for all.
+        limit_test_per_class: Test images of each class, chosen alike. None for all.
         download: Download what is missing, where that is possible.
-        on_bad_image: `error` stops at an image that cannot be decoded, `skip` logs it and goes on
-            as long as at most 1 % are bad.
+        on_bad_image: ``error`` stops at an image that cannot be decoded, ``skip`` logs it and goes
+            on as long as at most 1 % are bad.
         seed: Seed of order, augmentation and the held-out part.
 
     Raises:
@@ -92,15 +106,18 @@ class ImageData(LightningDataModule, ABC):
         input_size: int = 224,
         batch_size: int = 256,
         num_workers: int | None = None,
-        cache: stores.CacheMode = "auto",
+        cache: keeping.CacheMode = "auto",
         cache_limit: float = 8.0,
         validation: float = 0.0,
+        limit_per_class: int | None = None,
+        limit_test_per_class: int | None = None,
         download: bool = True,
         on_bad_image: OnBadImage = "error",
         seed: int = 7,
     ) -> None:
         super().__init__()
         check_options(input_size, batch_size, validation, num_workers)
+        check_limits(limit_per_class, limit_test_per_class)
         self.name: str = type(self).__name__
         self.root = Path(root).expanduser()
         self.input_size = input_size
@@ -109,24 +126,26 @@ class ImageData(LightningDataModule, ABC):
         self.cache = cache
         self.cache_limit = cache_limit
         self.validation = validation
+        self.limit_per_class = limit_per_class
+        self.limit_test_per_class = limit_test_per_class
         self.download = download
         self.on_bad_image: OnBadImage = on_bad_image
         self.seed = seed
         self.train_transform = TrainTransform(input_size, flip=self.mirrored)
         self.eval_transform = EvalTransform(input_size)
         self._splits: dict[SplitName, Split] = {}
-        self._stores: stores.Stores | None = None
+        self._stores: keeping.Stores | None = None
         self._wanted: TrainsOnStreams = _Plainly()
 
     @abstractmethod
     def read(self, split: SplitName) -> Split:
         """Return files or pixels, labels and class names of one split.
 
-        What this raises about files becomes a `UserError` that says which folder to fill.
+        What this raises about files becomes a ``UserError`` that says which folder to fill.
         """
 
     def fetch(self) -> None:
-        """Download and extract the data set; called only if `layout` says that is possible."""
+        """Download and extract the data set; called only if ``layout`` says that is possible."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -134,25 +153,32 @@ class ImageData(LightningDataModule, ABC):
         return tuple(self.split("train").class_names)
 
     def split(self, name: SplitName) -> Split:
-        """Return one split, read and verified on first use.
+        """Return the images in use of one split, read and verified on first use.
 
         Raises:
             UserError: The data set is missing, incomplete or inconsistent.
         """
         if name not in self._splits:
-            with reading(self.name, self.root, self.layout):
-                split = self.read(name)
-            check_labels(self.name, name, split, self.num_classes)
-            self._splits[name] = split
+            limit = self.limit_per_class if name == "train" else self.limit_test_per_class
+            where = f"{self.name}, {name} split"
+            self._splits[name] = limited(self._whole(name), limit, where)
         return self._splits[name]
 
+    def _whole(self, name: SplitName) -> Split:
+        with reading(self.name, self.root, self.layout):
+            split = self.read(name)
+        check_labels(self.name, name, split, self.num_classes)
+        return split
+
     def check(self, sample: int = 64) -> CheckReport:
-        """Verify layout, counts, labels and files, and decode `sample` images of each split.
+        """Verify layout, counts, labels and files, and decode ``sample`` images of each split.
+
+        Limits are left aside: the data set is checked as it is on disk.
 
         Raises:
             UserError: Something is wrong; the message says what, where and what to do.
         """
-        splits = {"train": self.split("train"), "test": self.split("test")}
+        splits = {"train": self._whole("train"), "test": self._whole("test")}
         return check_images(self.name, self.root, splits, self.counts, sample)
 
     def prepare_data(self) -> None:
@@ -162,22 +188,22 @@ class ImageData(LightningDataModule, ABC):
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the images, from the cache where there is one, the same for every `stage`."""
+        """Open the images, from the cache where there is one, the same for every ``stage``."""
         if self._stores is None:
-            self._stores = stores.open_stores(
+            self._stores = keeping.open_stores(
                 self.name,
                 self.root / ".vpns_cache",
                 self.split("train"),
                 self.split("test"),
-                stores.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
+                keeping.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
             )
 
     def dataset(self, part: PartName, *, augmented: bool = False) -> ImageDataset:
         """Return the uint8 images of one part.
 
         Args:
-            part: `train` is without what is held out for validation.
-            augmented: Whether the images are for `train_transform`, not `eval_transform`.
+            part: ``train`` is without what is held out for validation.
+            augmented: Whether the images are for ``train_transform``, not ``eval_transform``.
         """
         self.setup()
         assert self._stores is not None
@@ -185,7 +211,7 @@ class ImageData(LightningDataModule, ABC):
         labels = torch.tensor(self.split(kind).labels)
         rows = self._stores.good[kind]
         if kind == "train":
-            held_out = stores.stratified(labels[rows], self.validation, self.seed)
+            held_out = stratified(labels[rows], self.validation, self.seed)
             rows = rows[held_out] if part == "validation" else rows[~held_out]
         store = self._stores.augmented if augmented else self._stores.plain[kind]
         return ImageDataset(store, labels, rows)
@@ -199,6 +225,7 @@ class ImageData(LightningDataModule, ABC):
         self._wanted = module if isinstance(module, TrainsOnStreams) else _Plainly()
         epoch, batches = loaders.resume_position(self.trainer)
         world, rank = self._ranks()
+        common = self._loader_options(len(self._wanted.streams))
         by_stream: dict[Stream, DataLoader[IndexedBatch]] = {}
         for stream in self._wanted.streams:
             augmented = stream.view not in self._wanted.unaugmented
@@ -213,7 +240,7 @@ class ImageData(LightningDataModule, ABC):
                 epoch=epoch,
                 start=batches * self.batch_size,
             )
-            by_stream[stream] = loaders.train_loader(dataset, sampler, **self._loader_options())
+            by_stream[stream] = loaders.train_loader(dataset, sampler, **common)
         return CombinedLoader(by_stream, "min_size")
 
     def val_dataloader(self) -> DataLoader[IndexedBatch]:
@@ -227,14 +254,14 @@ class ImageData(LightningDataModule, ABC):
     def whole_test_dataloader(self) -> DataLoader[IndexedBatch]:
         """Return a loader over all test images for this process alone, however many there are.
 
-        Its batches hold uint8 images, to be passed through `eval_transform` on the device.
+        Its batches hold uint8 images, to be passed through ``eval_transform`` on the device.
         """
         return self._loader("test", ranks=(1, 0))
 
     def mapping_dataloader(self, *, augmented: bool = False) -> DataLoader[IndexedBatch]:
         """Return a loader over the training images, in order; no two ranks see the same image.
 
-        Its batches hold uint8 images, for `mapping_transform` with the same `augmented`.
+        Its batches hold uint8 images, for ``mapping_transform`` with the same ``augmented``.
         """
         return self._loader("train", augmented=augmented)
 
@@ -277,11 +304,11 @@ class ImageData(LightningDataModule, ABC):
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
-    def _loader_options(self) -> loaders.Options:
+    def _loader_options(self, count: int = 1) -> loaders.Options:
         self.setup()
         assert self._stores is not None
         decoding = self._stores.mode == "none"
-        return loaders.options(self.batch_size, self.num_workers, decoding, self.trainer)
+        return loaders.options(self.batch_size, self.num_workers, decoding, self.trainer, count)
 
     def _loader(
         self, part: PartName, ranks: tuple[int, int] | None = None, *, augmented: bool = False

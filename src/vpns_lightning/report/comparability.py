@@ -10,7 +10,8 @@ from vpns_lightning.report.runs import setting as recorded
 
 # what must be equal along one curve
 CURVE_KEYS = (
-    *("dataset", "classes", "train_images", "test_images", "backbone", "weights", "input_size"),
+    *("dataset", "classes", "train_images", "test_images", "limit_per_class"),
+    *("limit_test_per_class", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
     "tuning steps",
 )
@@ -26,6 +27,8 @@ def setting(run: Run, key: str) -> Any:  # any JSON
         tune = run.record.stages.get("tune")
         return UNKNOWN if tune is None or tune.gradient_steps is UNSET else tune.gradient_steps
     value = recorded(run.record, key)
+    if key.startswith("limit_") and value == UNKNOWN:  # versions that do not state it had none
+        return None
     if key == "pruner" and isinstance(value, Mapping):
         return {k: v for k, v in value.items() if k not in FREE_OPTIONS}
     if key in {"views", "budget", "optimizers"} and isinstance(value, Mapping):

@@ -201,6 +201,7 @@ COLUMNS: tuple[str, ...] = (
     *("method", "dataset", "backbone", "weights", "seed", "sparsity_requested", "sparsity"),
     *("effective_sparsity", "test_accuracy", "test_accuracy_plain", "headline", "dense_accuracy"),
     *("accuracy_before_tuning", "accuracy_before_prompt", "test_images", "train_images"),
+    *("limit_per_class", "limit_test_per_class", "validation"),
     *("classes", "input_size", "batch_size", "precision", "protocol", "prompt", "mapping"),
     *("pruner", "budget", "optimizers", "views", "epochs", "gradient_steps"),
     *("forward_backward_passes", "seconds", "weights_kept", "weights_prunable", "parameters"),

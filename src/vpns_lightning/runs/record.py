@@ -209,6 +209,9 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         data_folder: Name of the images' folder; tells image folders apart.
         batch_size: Images of a step, over all processes.
         train_images: How many are trained on.
+        limit_per_class: Training images taken of each class; None takes all.
+        limit_test_per_class: Test images likewise.
+        validation: Fraction of the training images held out.
         views: Of each stage.
         protocol: ``paper``, ``released`` or ``mixed``.
         headline: The key of the accuracy that the run is judged by.
@@ -250,6 +253,9 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     batch_size: Stated[int | None] = UNSET
     precision: Stated[str | None] = UNSET
     train_images: Stated[int | None] = UNSET
+    limit_per_class: Stated[int | None] = UNSET
+    limit_test_per_class: Stated[int | None] = UNSET
+    validation: Stated[float | None] = UNSET
     views: Stated[dict[str, tuple[str, ...] | None] | None] = UNSET
     protocol: Stated[str | None] = UNSET
     budget: Stated[dict[str, Budget | None] | None] = UNSET

@@ -100,7 +100,7 @@ def _draw_curves(
     start = 0
     styles = {
         "train_acc": ("tab:gray", "training"),
-        "acc": ("tab:blue", "test, while training"),
+        "acc": ("tab:blue", f"{'held out' if result.validation else 'test'}, while training"),
     }
     for index, (stage, record) in enumerate(result.stages.items()):
         epochs = record.epochs or 0

@@ -1,7 +1,7 @@
 """Decode once: the images of a split as one uint8 array in a memory-mapped file.
 
-A cache is two files, `<key>.npy` and the stamp `<key>.json` that is written after it. The key holds
-the names and sizes of all image files, so an edited data set gets a new cache. Both files are
+A cache is two files, ``<key>.npy`` and the stamp ``<key>.json`` that is written after it. The key
+holds the names and sizes of all image files, so an edited data set gets a new cache. Both files are
 written under a temporary name, synced and renamed: a killed or a second builder does no harm.
 """
 
@@ -29,10 +29,10 @@ from vpns_lightning.data.images.decode import (
     BadImageError,
     OnBadImage,
     Pixels,
-    Split,
     refuse_too_many_bad,
     resize,
 )
+from vpns_lightning.data.split import Split
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class MixedSizesError(UserError):
 
 
 def open_pixels(path: Path) -> Pixels:
-    """Return the array of shape (N, h, w, 3) in `path`, memory-mapped."""
+    """Return the array of shape (N, h, w, 3) in ``path``, memory-mapped."""
     # copy-on-write: torch warns about tensors from read-only arrays
     return cast("Pixels", np.load(path, mmap_mode="c", allow_pickle=False))
 
@@ -101,7 +101,7 @@ class PixelCache:
         """Return the positions of images that could not be decoded.
 
         Raises:
-            BadImageError: There are some, and `on_bad_image` is `error`.
+            BadImageError: There are some, and ``on_bad_image`` is ``error``.
         """
         stamp = self.read_stamp()
         assert stamp is not None
@@ -112,14 +112,14 @@ class PixelCache:
 
 
 def build(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
-    """Decode the images of one split once and write all of its `caches` that are not complete.
+    """Decode the images of one split once and write all of its ``caches`` that are not complete.
 
     Args:
         caches: Caches of the same split at different sizes.
-        on_bad_image: `error` stops at the first bad image, `skip` records it in the stamp.
+        on_bad_image: ``error`` stops at the first bad image, ``skip`` records it in the stamp.
 
     Raises:
-        BadImageError: An image cannot be decoded and `on_bad_image` is `error`.
+        BadImageError: An image cannot be decoded and ``on_bad_image`` is ``error``.
         MixedSizesError: A cache keeps the images' own size, and there are several.
         UserError: More than 1 % of the images are bad, or the disk is full or read-only.
     """
@@ -164,7 +164,7 @@ def _write(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
 def _decoded(
     split: Split, caches: Sequence[PixelCache], on_bad_image: OnBadImage, bad: list[int]
 ) -> Iterator[list[Pixels]]:
-    """Yield each image at the size of each cache, in order; fills `bad`, whose pixels are zero."""
+    """Yield each image at the size of each cache, in order; fill ``bad``, whose pixels are zero."""
 
     def one(index: int) -> list[Pixels] | None:
         try:
@@ -227,7 +227,7 @@ def _write_stamp(cache: PixelCache, **content: object) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write; rename it to `path` when all went well, remove it otherwise."""
+    """Give a file to write; rename it to ``path`` when all went well, remove it otherwise."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -25,7 +25,7 @@ class ViewSampler(DistributedSampler[int]):
         num_replicas: Number of ranks.
         rank: This rank.
         epoch: Epoch to begin with.
-        start: How many images this rank already saw in `epoch`. They are left out of that epoch
+        start: How many images this rank already saw in ``epoch``. They are left out of that epoch
             and of no other; the length stays that of a full epoch, as Lightning's counters expect.
     """
 

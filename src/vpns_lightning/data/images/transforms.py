@@ -27,7 +27,7 @@ def random_integers(key: int, indices: Tensor, draw: int, high: int) -> Tensor:
     """Return one number in [0, high) for each index: the splitmix64 generator as a hash.
 
     Args:
-        key: Stream to draw from, see `stream_key`.
+        key: Stream to draw from, see ``stream_key``.
         indices: int64 tensor of shape (N,).
         draw: Which number of each index's sequence, 0, 1, 2, ...
         high: Exclusive upper bound, at most 2^31.
@@ -53,7 +53,7 @@ def _shift(bits: Tensor, by: int) -> Tensor:
 
 
 def train_size(input_size: int) -> int:
-    """Return the side in pixels from which crops of `input_size` are cut (9/8 of it)."""
+    """Return the side in pixels from which crops of ``input_size`` are cut (9/8 of it)."""
     return round(input_size * 9 / 8)
 
 
@@ -157,7 +157,7 @@ class TrainTransform(nn.Module):
         Args:
             images: uint8 tensor of shape (N, 3, h, w).
             indices: int64 tensor of shape (N,) that identifies the images.
-            key: `stream_key(seed, stage, view, epoch)`.
+            key: ``stream_key(seed, stage, view, epoch)``.
 
         Returns:
             float32 tensor of shape (N, 3, i, i), values in [0, 1].
@@ -185,7 +185,7 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _copy(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Do as `_gather`, image by image in threads: several times as fast, on a CPU."""
+    """Do as ``_gather``, image by image in threads: several times as fast, on a CPU."""
     side = rows.shape[1]
     source = images.permute(0, 2, 3, 1).numpy()
     # numpy asks for huge pages, which spares most page faults of a fresh batch
