@@ -12,7 +12,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Batch, StageLike
 from vpns_lightning.pruners.data_saliency import DataSaliency, flat
-from vpns_lightning.pruners.scoring import BNMode, scoring
+from vpns_lightning.pruners.scoring import BNMode, scoring, twice_differentiable
 from vpns_lightning.sparsity import Scope, TieRule, masked_layers
 
 DOUBLE_BACKWARD = 3  # forward-backward passes that one Hessian-gradient product is counted as
@@ -87,7 +87,7 @@ class GraSP(DataSaliency):
         network = stage.network
         gradient = list(super().scores(network).values())
         found = torch.zeros_like(self.sums)
-        with scoring(network, self.bn_mode), self._reinitialised(network):
+        with scoring(network, self.bn_mode), twice_differentiable(), self._reinitialised(network):
             weights = network.prunable()
             for view, images, labels in self._my_share(stage):
                 logits = network(images, prompted=view == "prompted") / self.temperature

@@ -1,5 +1,10 @@
 """Masks, thresholds and exact selection: tensors only, no training loop."""
 
+from vpns_lightning.sparsity.attention import (
+    CalledAttention,
+    attention_projections,
+    can_be_called,
+)
 from vpns_lightning.sparsity.channel_selection import ChannelScope, keep_channels
 from vpns_lightning.sparsity.gates import (
     Gated,
@@ -42,6 +47,7 @@ from vpns_lightning.sparsity.topk import (
 )
 
 __all__ = [
+    "CalledAttention",
     "ChannelScope",
     "Gated",
     "Masked",
@@ -53,7 +59,9 @@ __all__ = [
     "SparsityReport",
     "StraightThrough",
     "TieRule",
+    "attention_projections",
     "bake",
+    "can_be_called",
     "check_scores",
     "check_sparsity",
     "comparable",
