@@ -102,6 +102,8 @@ def load_network(path: Path, network: PromptedClassifier) -> dict[str, Any]:
     """
     about = read_about(path)
     own = {"backbone": network.backbone_name, "num_classes": network.num_classes}
+    if about["backbone"] == type(network.backbone).__name__:
+        own.pop("backbone")  # of version 0.1.0, which did not write a plug-in's arguments
     for fact, value in own.items():
         if about[fact] != value:
             raise UserError(f"{path} is of another network: {fact} {about[fact]!r}, here {value!r}")
