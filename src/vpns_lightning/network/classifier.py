@@ -17,12 +17,13 @@ from vpns_lightning.network.backbones import (
 from vpns_lightning.network.cuts import Cuts, stored_cuts
 from vpns_lightning.network.mappings import FrequencyMapping, LabelMapping, LinearHead
 from vpns_lightning.network.prompt import Prompt, pad_to_canvas
-from vpns_lightning.network.reach import leave_bypassed_layers_dense
+from vpns_lightning.network.reach import dense_weights, leave_bypassed_layers_dense, own_side
 from vpns_lightning.network.specification import Backbone, specify
 from vpns_lightning.sparsity import mask_layers, masked_layers, replace_module
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DEFAULT_SIDE = 224  # px
 
 
 class PromptedClassifier(nn.Module):
@@ -104,7 +105,7 @@ class PromptedClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         mask_layers(self.backbone, exclude=exclude)
-        leave_bypassed_layers_dense(self.backbone, 224 if prompt is None else prompt.canvas_size)
+        leave_bypassed_layers_dense(self.backbone, self.input_side())
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -137,6 +138,19 @@ class PromptedClassifier(nn.Module):
     def has_prompt(self) -> bool:
         """Whether the network has a visual prompt."""
         return self.prompt is not None
+
+    def input_side(self) -> int:
+        """Return the side of what the backbone is shown, px.
+
+        The prompt's canvas; without a prompt the size a transformer is built for, or else 224.
+        """
+        if self.prompt is not None:
+            return self.prompt.canvas_size
+        return own_side(self.backbone) or DEFAULT_SIDE
+
+    def dense_weights(self) -> dict[str, int]:
+        """Return name and size of the backbone's weights that no mask reaches; no biases."""
+        return dense_weights(self.backbone)
 
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return layer name to weight of every layer that carries a mask."""

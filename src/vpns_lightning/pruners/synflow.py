@@ -39,7 +39,7 @@ class SynFlow(Saliency):
             the scores of every layer of a sequential network have the same sum.
         dtype: ``"float64"``, because sums of ResNet-50 exceed float32; ``"float32"`` for devices
             that have nothing else.
-        input_size: Side of the image of ones, px; the prompt's canvas where None, else 224.
+        input_size: Side of the image of ones, px; that of the network where None.
         scope: Rank over all layers or within each.
         tie_rule: See :class:`Saliency`.
 
@@ -128,7 +128,7 @@ class SynFlow(Saliency):
     def _flow(self, copy: nn.Module, network: PromptedClassifier) -> dict[str, Tensor]:
         layers = dict(masked_layers(copy))
         weights = [layer.weight for layer in layers.values()]
-        size = self.input_size or (network.prompt.canvas_size if network.prompt else 224)
+        size = self.input_size or network.input_side()
         with torch.enable_grad(), torch.autocast(network.mean.device.type, enabled=False):
             image = weights[0].new_ones(1, 3, size, size)
             total = network.mapping(copy.forward(image)).sum()

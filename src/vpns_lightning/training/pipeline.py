@@ -42,6 +42,7 @@ from vpns_lightning.training.machine import (
     check_run,
     quiet_lightning,
     same_norms,
+    tell_dense,
     tune_ddp,
     warn_of_slow_precision,
 )
@@ -87,6 +88,7 @@ def fit_stages(
     machine = dict(trainer or {})
     stages = [stage for stage in (warmup, find, tune, prompt) if stage is not None]
     check_run(network, data, machine, stages)
+    tell_dense(network)
     run = RunFolder(run_dir)
     if warmup is not None and not run.handoff.is_file():
         check_channels(find)
