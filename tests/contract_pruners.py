@@ -92,6 +92,9 @@ def found() -> dict[str, Build]:
     return builds
 
 
+PRUNERS_THAT_RANK = [n for n, build in found().items() if build(0.5).takes_levels]
+
+
 def sparsity_of(name: str, sparsity: float) -> float:
     """Return what can be asked of a pruner: nothing is removed by Dense."""
     return 0.0 if name == "Dense" else sparsity

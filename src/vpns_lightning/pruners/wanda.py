@@ -21,6 +21,7 @@ from vpns_lightning.sparsity import (
     check_scores,
     masked_layers,
     prune_count,
+    ranked_together,
 )
 
 
@@ -66,6 +67,11 @@ class Wanda(DataSaliency):
                 f"pattern 2:4 removes half of the weights, but find.sparsity is {sparsity}: set it "
                 "to 0.5, or leave the pattern out"
             )
+        if self.pattern and self.levels:
+            raise UserError(
+                "pattern 2:4 removes half of every row, so find.sparsity_by_layer cannot hold: "
+                "leave one of them out"
+            )
         super().attach(network, sparsity)
 
     def saliency(self, stage: StageLike, view: str, batch: Batch) -> dict[str, Tensor]:
@@ -85,11 +91,13 @@ class Wanda(DataSaliency):
         scores = self.scores(network)
         check_scores(scores)
         rows = {name: score.flatten(1) for name, score in scores.items()}
-        kept = (
-            {name: four_by_four(row) for name, row in rows.items()}
-            if self.pattern
-            else row_by_row(rows, sparsity)
-        )
+        kept: dict[str, Tensor] = {}
+        for names, level in ranked_together(rows, sparsity, levels=self.levels):
+            group = {name: rows[name] for name in names}
+            if self.pattern:
+                kept |= {name: four_by_four(row) for name, row in group.items()}
+            else:
+                kept |= row_by_row(group, level)
         return {name: mask.view(scores[name].shape) for name, mask in kept.items()}
 
 

@@ -9,7 +9,7 @@ from vpns_lightning.report.runs import UNKNOWN, Run, describe
 CURVE_KEYS = (
     *("dataset", "classes", "train_images", "test_images", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
-    "tuning steps",
+    *("sparsity_by_layer", "tuning steps"),
 )
 # what should be equal between the curves of one panel
 PANEL_KEYS = ("weights", "train_images", "test_images", "input_size", "batch_size", "protocol")
@@ -21,6 +21,8 @@ def setting(run: Run, key: str) -> Any:  # any JSON
     """Return a setting of a run, :data:`UNKNOWN` where its result does not say."""
     if key == "tuning steps":  # in results of every version; finding may stop early, tuning not
         return run.facts["stages"].get("tune", {}).get("gradient_steps", UNKNOWN)
+    if key == "sparsity_by_layer":  # versions that did not record it could not do it
+        return run.facts.get(key) or {}
     value = run.facts.get(key, UNKNOWN)
     if key == "pruner" and isinstance(value, Mapping):
         return {k: v for k, v in value.items() if k not in FREE_OPTIONS}

@@ -102,8 +102,9 @@ def load_network(path: Path, network: PromptedClassifier) -> dict[str, Any]:
     """
     about = read_about(path)
     own = {"backbone": network.backbone_name, "num_classes": network.num_classes}
-    if about["backbone"] == type(network.backbone).__name__:
-        own.pop("backbone")  # of version 0.1.0, which did not write a plug-in's arguments
+    spec, kind = network.specification, type(network.backbone).__name__
+    if spec is not None and not spec.of_library and about["backbone"] == kind:
+        own.pop("backbone")  # of version 0.1.0, which named a plug-in by its class alone
     for fact, value in own.items():
         if about[fact] != value:
             raise UserError(f"{path} is of another network: {fact} {about[fact]!r}, here {value!r}")

@@ -24,6 +24,12 @@ from vpns_lightning.sparsity.layers import (
     unbake,
     unmask_layers,
 )
+from vpns_lightning.sparsity.levels import (
+    Scope,
+    check_sparsity,
+    layer_levels,
+    ranked_together,
+)
 from vpns_lightning.sparsity.masks import (
     SparsityReport,
     get_masks,
@@ -35,10 +41,8 @@ from vpns_lightning.sparsity.masks import (
 from vpns_lightning.sparsity.packing import pack, unpack
 from vpns_lightning.sparsity.straight_through import Masked, MaskedGradient, StraightThrough
 from vpns_lightning.sparsity.topk import (
-    Scope,
     TieRule,
     check_scores,
-    check_sparsity,
     comparable,
     keep_highest,
     kth_smallest,
@@ -72,12 +76,14 @@ __all__ = [
     "keep_channels",
     "keep_highest",
     "kth_smallest",
+    "layer_levels",
     "mask_layers",
     "masked_layers",
     "names_hash",
     "open_gates",
     "pack",
     "prune_count",
+    "ranked_together",
     "replace_module",
     "select",
     "set_masks",
