@@ -152,6 +152,8 @@ def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return the config as plain values, without the names of the files it came from."""
     record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
+    # the same backbone is said the same, however its arguments were given
+    record["network"]["backbone"] = specify(record["network"]["backbone"]).plain()
     return record
 
 

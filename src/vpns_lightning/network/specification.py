@@ -49,6 +49,12 @@ class Specification(NamedTuple):
         arguments = ", ".join(f"{key}={value!r}" for key, value in sorted(self.arguments.items()))
         return f"{self.name}({arguments})"
 
+    def plain(self) -> str | dict[str, Any]:
+        """Return what a config says of it: a name alone, or with arguments."""
+        if not self.arguments:
+            return self.name
+        return {"class_path": self.name, "init_args": dict(self.arguments)}
+
     @property
     def of_torchvision(self) -> bool:
         """Whether it is a classifier of torchvision."""
