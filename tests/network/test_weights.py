@@ -202,7 +202,9 @@ def test_weights_of_an_average_are_read_where_nothing_else_is(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["no head", "another head", "a head of several layers"])
-def test_a_mapping_with_its_own_head_takes_weights_without_one(kind: str, tmp_path: Path) -> None:
+def test_a_mapping_with_its_own_head_takes_weights_without_one(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = ToyNet(seed=5).eval()
     state = {k: v for k, v in source.state_dict().items() if not k.startswith("head")}
     if kind == "another head":
@@ -211,7 +213,10 @@ def test_a_mapping_with_its_own_head_takes_weights_without_one(kind: str, tmp_pa
         state |= {"head.0.weight": torch.ones(5, 8), "head.2.weight": torch.ones(3, 5)}
     torch.save(state, tmp_path / "weights.pth")
     weights = str(tmp_path / "weights.pth")
+    capsys.readouterr()
     network = PromptedClassifier(ToyNet(), 25, weights=weights, mapping=vpns.LinearHead())
+    # a classifier that would fit is no matter to speak of
+    assert ("without head" in capsys.readouterr().out) == (kind == "a head of several layers")
     assert torch.equal(network.backbone.conv2.weight, source.conv2.weight)
     assert network(IMAGES).shape == (2, 25)
     if kind == "no head":
@@ -231,6 +236,17 @@ def test_a_torchvision_network_without_its_head_takes_a_linear_head(tmp_path: Pa
     key = "features.3.squeeze.weight"
     assert torch.equal(network.backbone.state_dict()[key], source.state_dict()[key])
     assert network(torch.rand(1, 3, 40, 40)).shape == (1, 7)
+
+
+def test_a_fresh_head_is_drawn_as_in_version_0_1_0(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet18(num_classes=9).state_dict(), tmp_path / "w.pth")
+    torch.manual_seed(3)
+    network = PromptedClassifier(
+        "resnet18", 4, weights=str(tmp_path / "w.pth"), mapping=vpns.LinearHead()
+    )
+    torch.manual_seed(3)
+    torchvision.models.resnet18(num_classes=9)
+    assert torch.equal(network.backbone.fc.weight, nn.Linear(512, 4).weight)
 
 
 def test_a_vision_transformer_keeps_its_own_encoder(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def build_backbone(
     skeleton = spec.skeleton(SKELETON_CLASSES)
     target = Target(str(spec), skeleton.state_dict(), head_of(skeleton)[0], keeps_head)
     fitted = _fitted(load_weights(spec, weights), target, weights, spec)
-    made = spec.construct(_classes(fitted, target) if keeps_head else num_classes)
+    made = spec.construct(_classes(fitted, target) or num_classes)
     _take(made, fitted, target, weights)
     return _without_auxiliary(made)
 
@@ -137,23 +137,26 @@ def load_weights(spec: Specification | None, weights: str) -> Weights:
     return read_weights(download(known[weights].url))
 
 
-def _classes(state: Mapping[str, Tensor], target: Target) -> int:
-    """Return how many classes the head in fitted weights has."""
-    return state[f"{target.head}.weight"].shape[0]
+def _classes(state: Mapping[str, Tensor], target: Target) -> int | None:
+    """Return how many classes the head in fitted weights has; None where they have no head."""
+    weight = state.get(f"{target.head}.weight")
+    return None if weight is None else weight.shape[0]
 
 
 def _take(made: nn.Module, state: Mapping[str, Tensor], target: Target, weights: str) -> None:
     """Load fitted weights; a head that is not to be kept stays as it is."""
     own = made.state_dict()
+    taken = dict(own)
     for key, value in state.items():
-        if own[key].shape != value.shape:
+        if own[key].shape == value.shape:
+            taken[key] = value
+        elif target.keeps_head:
             raise UserError(
                 f"weights {weights} have a classifier of {value.shape[0]} classes, but "
                 f"{target.name} is built with {own[key].shape[0]}: change num_classes in "
                 "network.backbone.init_args, or set network.mapping to LinearHead"
             )
-    missing = {key for key in own if key not in state}
-    made.load_state_dict({**dict(state), **{key: own[key] for key in missing}})
+    made.load_state_dict(taken)
 
 
 def _fits(state: Mapping[str, Tensor], target: Target) -> str:

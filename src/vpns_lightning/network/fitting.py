@@ -59,7 +59,7 @@ def fit_names(weights: Weights, target: Target) -> Weights:
     fitted = _stripped(weights, target.state)
     state = dict(fitted.state)
     dropped = [key for key in state if key.rpartition(".")[2] in BY_THE_WAY]
-    if not target.keeps_head:
+    if not target.keeps_head and not _has_head(state, target):
         dropped += [key for key in state if target.of_head(key)]
     for key in dropped:
         del state[key]
@@ -71,6 +71,13 @@ def fit_names(weights: Weights, target: Target) -> Weights:
         zeros = {key: torch.zeros((), dtype=torch.int64) for key in counters}
         fitted = fitted.noting(state | zeros, f"{len(counters)} {COUNTER} set to 0")
     return fitted
+
+
+def _has_head(state: Mapping[str, Tensor], target: Target) -> bool:
+    """Return whether a state dict has a classifier of the network's kind, of whatever classes."""
+    own = {key for key in target.state if target.of_head(key)}
+    given = {key for key in state if target.of_head(key)}
+    return own == given and all(_same_shape(key, state[key], target) for key in given)
 
 
 def _stripped(weights: Weights, own: Mapping[str, Tensor]) -> Weights:

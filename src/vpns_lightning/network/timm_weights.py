@@ -73,11 +73,12 @@ def adapted_by_timm(spec: Specification, weights: Weights, target: Target) -> We
     timm = timm_package()
     given = dict(weights.state)
     head = f"{target.head}.weight"
-    # where the classifier is not kept, any will do for timm, which loads strictly with one
-    classes = given[head].shape[0] if head in given else target.state[head].shape[0]
     if not target.keeps_head:
+        # any classifier will do for timm, which loads strictly with one
         own = {key: value for key, value in target.state.items() if target.of_head(key)}
+        given = {key: value for key, value in given.items() if not target.of_head(key)}
         given |= {key: torch.zeros(value.shape) for key, value in own.items()}
+    classes = (given if head in given else target.state)[head].shape[0]
     overlay = {"state_dict": given, "num_classes": classes, "label_offset": 0}
     arguments = {**dict(spec.arguments), "num_classes": classes}
     try:
