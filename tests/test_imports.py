@@ -38,8 +38,12 @@ PACKAGES: dict[str, set[str]] = {
     # processes asks Lightning which of several it is; batches names tensors for type checkers alone
     "base": {"lightning", "torch"},
     "sparsity": {"torch", "numpy"},
-    # the graph of channels and their removal are Torch-Pruning's
-    "network": {"torch", "torchvision", "safetensors", "torch_pruning"},
+    # the graph of channels and their removal are Torch-Pruning's; timm and the Hub, which it
+    # brings, only where a backbone is timm's
+    "network": {
+        *("torch", "torchvision", "safetensors", "torch_pruning"),
+        *("timm", "huggingface_hub"),
+    },
     # Stored reads masks from a file; nothing here writes one
     "pruners": {"torch", "safetensors"},
     "stages": {"torch", "lightning", "torchmetrics", "rich"},

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import SGD, Adam
 
 import vpns_lightning as vpns
@@ -87,11 +88,12 @@ class Parts:
         mapping: vpns.LabelMapping | None = None,
         tune_views: Sequence[str] | None = None,
         prompt_stage: Mapping[str, Any] | None = None,
+        backbone: nn.Module | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.data = Stripes(input_size=12, batch_size=16)
         self.network = vpns.PromptedClassifier(
-            ToyNet(classes=6),
+            backbone or ToyNet(classes=6),
             4,
             prompt=vpns.PadPrompt(16, 2) if prompt else None,
             mapping=mapping,

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import vpns_lightning as vpns
-from reference.toy_networks import ToyNet
+from reference.toy_networks import ToyNet, ToyViT
 from toy_run import Parts
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.pruners import Stored
 from vpns_lightning.runs.handoff import save_masks
 from vpns_lightning.runs.record import RunSoFar
-from vpns_lightning.sparsity import get_masks, sparsity_report
+from vpns_lightning.sparsity import get_masks, mask_layers, sparsity_report, unmask_layers
 
 ABOUT = RunSoFar(seed=3, dataset="Digits", input_size=32)
 
@@ -188,3 +188,26 @@ def test_a_subnetwork_is_found_on_one_run_and_tuned_in_another(tmp_path: Path) -
     assert result["stages"]["find"]["gradient_steps"] == 0
     for name, mask in get_masks(tuned.network.backbone).items():
         assert torch.equal(mask, get_masks(found.network.backbone)[name])
+
+
+def test_masks_of_a_version_that_left_attention_dense_keep_it_dense(tmp_path: Path) -> None:
+    def transformer() -> PromptedClassifier:
+        made = PromptedClassifier(ToyViT(), 10, mapping=IdentityMapping())
+        made.fit_mapping()
+        return made
+
+    older = transformer()
+    mask_layers(unmask_layers(older.backbone), exclude=["attention"])
+    prunable = get_masks(older.backbone)
+    assert not any("attention" in name for name in prunable)
+    for mask in prunable.values():
+        mask.flatten()[: mask.numel() // 2] = False
+    path = tmp_path / "masks.safetensors"
+    save_masks(path, older, ABOUT)
+    newer = transformer()
+    pruner = Stored(str(path))
+    pruner.attach(newer, level(older))
+    pruner.finish(newer, level(older))
+    for name, mask in get_masks(newer.backbone).items():
+        expected = torch.ones_like(mask) if "attention" in name else prunable[name]
+        assert torch.equal(mask, expected), name

@@ -1,5 +1,6 @@
 """``vpns fit``: warm-up, mask finding and tuning from one config."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Union, get_args
@@ -12,7 +13,7 @@ from vpns_lightning.base.processes import is_first_process
 from vpns_lightning.base.seeds import check_seed
 from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
-from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network import PromptedClassifier, specify
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.loading import instantiate
 from vpns_lightning.sparsity import check_sparsity
@@ -125,14 +126,23 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def default_folder(config: Namespace) -> str:
-    """Return ``runs/<backbone>_<data>_<pruner>_s<sparsity>_seed<seed>``."""
+    """Return ``runs/<backbone>_<data>_<pruner>_s<sparsity>_seed<seed>``.
+
+    Raises:
+        UserError: The backbone is not said as it should be.
+    """
     names = (
-        config.network.backbone,
+        slug(str(specify(config.network.backbone))),
         _last(config.data.class_path),
         _last(config.find.pruner.class_path),
     )
     level = f"s{100 * config.find.sparsity:g}"
     return str(Path("runs") / "_".join([*names, level, f"seed{config.seed_everything}"]).lower())
+
+
+def slug(text: str) -> str:
+    """Return a name as part of a folder's, which holds no slash and no quotes."""
+    return "-".join(re.findall(r"[\w.]+", text))
 
 
 def _last(class_path: str) -> str:
@@ -143,6 +153,8 @@ def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return the config as plain values, without the names of the files it came from."""
     record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
+    # the same backbone is said the same, however its arguments were given
+    record["network"]["backbone"] = specify(record["network"]["backbone"]).plain()
     return record
 
 

@@ -11,7 +11,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.network.backbones import file_sha256
+from vpns_lightning.network.downloads import file_sha256
 from vpns_lightning.pruners import Hydra
 from vpns_lightning.released import (
     PromptKind,

@@ -10,10 +10,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.base.trust import trust
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import LabelMapping, Prompt
 from vpns_lightning.pruners import Pruner
-from vpns_lightning.runs.loading import check_class_paths, trust
+from vpns_lightning.runs.loading import check_class_paths
 
 BASES: dict[str, type] = {
     "data": ImageData,

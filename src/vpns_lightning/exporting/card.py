@@ -7,7 +7,8 @@ from typing import Any
 
 from vpns_lightning.base.files import write_text
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.network.backbones import classifier_names, head_of, skeleton
+from vpns_lightning.network.backbones import head_of
+from vpns_lightning.network.specification import TIMM, Specification, is_timm
 from vpns_lightning.runs.record import Accuracy, HandOff, RunRecord
 
 STORED = (
@@ -129,20 +130,19 @@ def _load(export: Path, network: PromptedClassifier, size: int, *, compact: bool
             "Packed: `docs/formats.md` of vpns_lightning shows how to unpack it, and "
             f"`network.weights: {export.name}` reads it.",
         ]
-    elif network.backbone_name in classifier_names():
-        extra = ", aux_logits=False" if network.backbone_name in _WITH_AUXILIARY else ""
+    elif network.specification is not None and network.specification.of_library:
         mean, std = (
             json.dumps([round(x, 6) for x in values.flatten().tolist()])
             for values in (network.mean, network.std)
         )
+        library, make = _construction(network.specification, network.num_classes)
         code = [
             "import torch",
             "from safetensors.torch import load_file",
-            "from torchvision.models import get_model",
+            library,
             "",
-            f'network = get_model("{network.backbone_name}", '
-            f"num_classes={network.num_classes}{extra}).eval()",
-            *_take_state(export.name, whole=fits_torchvision(network)),
+            f"network = {make}.eval()",
+            *_take_state(export.name, whole=fits_constructor(network)),
             f"mean, std = (torch.tensor(v).view(3, 1, 1) for v in ({mean}, {std}))",
             f"logits = network((images - mean) / std)  # {shown}",
         ]
@@ -167,12 +167,24 @@ def _take_state(file: str, *, whole: bool) -> list[str]:
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-def fits_torchvision(network: PromptedClassifier) -> bool:
-    """Return whether the backbone has the shapes of torchvision's, so that its constructor does."""
-    name = network.backbone_name
-    if name not in classifier_names():
+def _construction(specification: Specification, num_classes: int) -> tuple[str, str]:
+    """Return an import, and the call of torchvision or timm that builds a backbone."""
+    name = specification.name.removeprefix(TIMM)
+    arguments = {"num_classes": num_classes, **specification.arguments}
+    if name in _WITH_AUXILIARY:
+        arguments["aux_logits"] = False
+    given = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
+    if is_timm(specification.name):
+        return "from timm import create_model", f"create_model({given})"
+    return "from torchvision.models import get_model", f"get_model({given})"
+
+
+def fits_constructor(network: PromptedClassifier) -> bool:
+    """Return whether the backbone has the shapes that the constructor of its library gives it."""
+    specification = network.specification
+    if specification is None or not specification.of_library:
         return False
-    plain = skeleton(name, network.num_classes).state_dict()
+    plain = specification.skeleton(network.num_classes).state_dict()
     own = network.backbone.state_dict()
     shapes = {key: value.shape for key, value in own.items() if not key.endswith(".mask")}
     head, _ = head_of(network.backbone)

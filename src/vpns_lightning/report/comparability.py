@@ -13,7 +13,7 @@ CURVE_KEYS = (
     *("dataset", "classes", "train_images", "test_images", "limit_per_class"),
     *("limit_test_per_class", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
-    "tuning steps",
+    *("sparsity_by_layer", "tuning steps"),
 )
 # what should be equal between the curves of one panel
 PANEL_KEYS = ("weights", "train_images", "test_images", "input_size", "batch_size", "protocol")
@@ -27,8 +27,10 @@ def setting(run: Run, key: str) -> Any:  # any JSON
         tune = run.record.stages.get("tune")
         return UNKNOWN if tune is None or tune.gradient_steps is UNSET else tune.gradient_steps
     value = recorded(run.record, key)
-    if key.startswith("limit_") and value == UNKNOWN:  # versions that do not state it had none
+    if value == UNKNOWN and key.startswith("limit_"):  # versions that do not state it had none
         return None
+    if key == "sparsity_by_layer":  # versions that did not record it could not do it
+        return {} if value == UNKNOWN else value
     if key == "pruner" and isinstance(value, Mapping):
         return {k: v for k, v in value.items() if k not in FREE_OPTIONS}
     if key in {"views", "budget", "optimizers"} and isinstance(value, Mapping):

@@ -57,6 +57,7 @@ def collect(
         classes=network.num_classes,
         seed=run.seed,
         sparsity_requested=find.sparsity,
+        sparsity_by_layer=find.sparsity_by_layer,
         sparsity=report.sparsity,
         effective_sparsity=effective_sparsity(network),
         weights_kept=report.kept,

@@ -112,8 +112,11 @@ def load_network(path: Path, network: PromptedClassifier) -> HandOff:
         UserError: The file is of another network; the first differing fact is named.
     """
     about = read_about(path)
+    spec, kind = network.specification, type(network.backbone).__name__
+    # version 0.1.0 named a plug-in by its class alone
+    plain = spec is not None and not spec.of_library and about.backbone == kind
     for fact, there, here in (
-        ("backbone", about.backbone, network.backbone_name),
+        ("backbone", about.backbone, kind if plain else network.backbone_name),
         ("num_classes", about.num_classes, network.num_classes),
     ):
         if there != here:

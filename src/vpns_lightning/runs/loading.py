@@ -10,25 +10,20 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.trust import TRUSTED_PACKAGES, is_trusted
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.specification import is_timm
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.handoff import load_network, read_about
 from vpns_lightning.runs.record import HandOff
 from vpns_lightning.sparsity import unmask_layers
 
-TRUSTED_PACKAGES = ("vpns_lightning", "torch", "torchvision", "lightning", "pytorch_lightning")
 # keys whose value may be a bare class path instead of a class_path mapping
 CLASS_KEYS = {
-    *("data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
+    *("backbone", "data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
     *("logger", "callbacks", "plugins", "strategy", "profiler"),
 }
-_trusted = set(TRUSTED_PACKAGES)
-
-
-def trust(package: str) -> None:
-    """Let configs name classes of a package that the user named."""
-    _trusted.add(package)
 
 
 def check_class_paths(content: Any, file: str, *, imported: bool = False) -> None:
@@ -44,8 +39,8 @@ def check_class_paths(content: Any, file: str, *, imported: bool = False) -> Non
     """
     for class_path in _class_paths(content):
         package, _, name = class_path.partition(".")
-        known = package in _trusted or (imported and package in sys.modules)
-        if name and not known:
+        known = is_trusted(package) or (imported and package in sys.modules)
+        if name and not known and not is_timm(class_path):
             raise UserError(
                 f"{file} names the class {class_path}: configs may only name classes "
                 f"of {', '.join(TRUSTED_PACKAGES)}; import your own with --plugins {package}"

@@ -198,6 +198,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     Attributes:
         method: As the paper writes it.
         sparsity_requested: What was asked for.
+        sparsity_by_layer: What was asked for of layers by name.
         sparsity: What was measured, over all prunable weights.
         effective_sparsity: With weights that no signal reaches counted as removed.
         sparsity_per_layer: Of each layer.
@@ -233,6 +234,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     classes: Stated[int | None] = UNSET
     seed: int | None
     sparsity_requested: Sparsity
+    sparsity_by_layer: Stated[dict[str, float] | None] = UNSET
     sparsity: Fraction
     effective_sparsity: Stated[float | None] = UNSET
     weights_kept: Stated[int | None] = UNSET

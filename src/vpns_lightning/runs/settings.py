@@ -75,5 +75,7 @@ def outline(
         about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
         if isinstance(stage, MaskFinding):
             about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
+            if stage.sparsity_by_layer:
+                about["sparsity_by_layer"] = stage.sparsity_by_layer
         described[stage.name] = about
     return described

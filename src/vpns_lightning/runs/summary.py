@@ -50,8 +50,10 @@ def print_table(result: RunRecord, run: RunFolder) -> None:
     console = Console()
     console.print(table)
     of = "channels" if result.structured else "weights"
+    by_layer = result.sparsity_by_layer or {}
+    levels = "".join(f", {pattern} {level:g}" for pattern, level in by_layer.items())
     console.print(
-        f"sparsity ({of}) asked {result.sparsity_requested:g}, measured "
+        f"sparsity ({of}) asked {result.sparsity_requested:g}{levels}, measured "
         f"{result.sparsity:.6f}: kept "
         f"{result.weights_kept:,} of {result.weights_prunable:,} weights"
     )

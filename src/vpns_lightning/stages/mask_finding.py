@@ -9,7 +9,7 @@ from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, Pruner
-from vpns_lightning.sparsity import check_sparsity
+from vpns_lightning.sparsity import check_sparsity, layer_levels
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
 from vpns_lightning.stages.subnetwork_tuning import default_tune_optimizer
@@ -27,6 +27,8 @@ class MaskFinding(Stage):
         network: The network to prune.
         pruner: Decides which weights survive.
         sparsity: Fraction of prunable weights removed, in [0, 1); of channels, if those are pruned.
+        sparsity_by_layer: Fraction removed in each layer whose name a shell-style pattern matches,
+            as ``{conv1: 0.5, "layer4.*": 0.95}``; ``sparsity`` is then that of all other layers.
         epochs: Epochs; the pruner may need fewer, or so many in each of its rounds.
         views: What a step trains on; [prompted, plain] takes one step on each (released code).
         unaugmented: Views whose images are not cropped and flipped.
@@ -39,7 +41,8 @@ class MaskFinding(Stage):
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
 
     Raises:
-        UserError: The sparsity is out of range, or epochs or views are (see Stage).
+        UserError: A sparsity is out of range, a pattern matches no layer or two match one, the
+            pruner knows no levels, or epochs or views are out of range (see Stage).
     """
 
     name = "find"
@@ -50,6 +53,7 @@ class MaskFinding(Stage):
         pruner: Pruner,
         *,
         sparsity: float,
+        sparsity_by_layer: Mapping[str, float] | None = None,
         epochs: int = 30,
         views: Sequence[str] = ("prompted",),
         unaugmented: Sequence[str] = (),
@@ -59,6 +63,13 @@ class MaskFinding(Stage):
         prompt_lr: float | None = None,
     ) -> None:
         sparsity = check_sparsity(sparsity)
+        patterns = dict(sparsity_by_layer or {})
+        if patterns and not pruner.takes_levels:
+            raise UserError(
+                f"find.sparsity_by_layer is of weights that a pruner ranks, and "
+                f"{type(pruner).__name__} ranks none: leave it out, or choose Hydra or the like"
+            )
+        pruner.levels = layer_levels(patterns, network.prunable())
         default = default_tune_optimizer if pruner.trains_weights else default_find_optimizer
         super().__init__(
             network,
@@ -76,6 +87,7 @@ class MaskFinding(Stage):
             )
         self.pruner = pruner
         self.sparsity = sparsity
+        self.sparsity_by_layer = patterns
         self.period = pruner.period(epochs, sparsity)
         self.mapping_on = mapping_on
 

@@ -13,12 +13,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.processes import say
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import Structured
 from vpns_lightning.sparsity import replace_module
 from vpns_lightning.stages import MaskFinding, Stage, rehearse
 
+NAMED = 6  # weights that stay dense, of more only their number is said
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # each is expected here and would only make users look for a fault
 EXPECTED_WARNINGS = (
@@ -76,6 +78,20 @@ def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
             "trainer.limit_train_batches 0 leaves no batch to train on: set it to 1 or more, or "
             "the epochs of a stage that shall not train to 0"
         )
+
+
+def tell_dense(network: PromptedClassifier) -> None:
+    """Say which of the backbone's weights no mask reaches, where there are any."""
+    dense = network.dense_weights()
+    if not dense:
+        return
+    named = list(dense)
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    total = sum(parameter.numel() for parameter in network.backbone.parameters())
+    say(
+        f"stays dense besides biases and normalisation: {', '.join(named[:NAMED])}{more} "
+        f"({sum(dense.values()):,} of {total:,} values)"
+    )
 
 
 def check_channels(find: MaskFinding, data: ImageData) -> None:

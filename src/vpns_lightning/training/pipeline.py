@@ -44,6 +44,7 @@ from vpns_lightning.training.machine import (
     check_run,
     quiet_lightning,
     same_norms,
+    tell_dense,
     tune_ddp,
     warn_of_slow_precision,
 )
@@ -89,6 +90,7 @@ def fit_stages(
     machine = dict(trainer or {})
     stages = [stage for stage in (warmup, find, tune, prompt_tuning) if stage is not None]
     check_run(network, data, machine, stages)
+    tell_dense(network)
     run = RunFolder(run_dir)
     if warmup is not None and not run.handoff.is_file():
         check_channels(find, data)
