@@ -22,6 +22,8 @@ from toy_run import Parts
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier, build_backbone
 from vpns_lightning.network.weights import read_weights
+from vpns_lightning.runs.handoff import save_network
+from vpns_lightning.runs.record import RunSoFar
 
 NAME = "squeezenet1_1"
 IMAGES = torch.rand(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -307,7 +309,8 @@ def test_a_transformers_masks_in_a_run_are_multiplied_in(tmp_path: Path) -> None
     for layer in network.backbone.modules():
         if hasattr(layer, "mask"):
             layer.mask[0] = False
-    vpns.runs.handoff.save_network(tmp_path / "handoff.safetensors", network, {"stage": "tune"})
+    known = RunSoFar(seed=7, dataset="Digits", input_size=8)
+    save_network(tmp_path / "handoff.safetensors", network, known, stage="tune", sparsity=0.1)
     made = PromptedClassifier(ToyViT(seed=1), 10, weights=str(tmp_path))
     weight = made.backbone.blocks[0].attention.in_proj.weight
     assert bool((weight[0] == 0).all())
