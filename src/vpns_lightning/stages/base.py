@@ -167,6 +167,17 @@ class Stage(pl.LightningModule, ABC):
         """Return the groups of what this stage may train, each with its learning rate if set."""
         return self._apply_prompt_lr(parameter_groups(self.network))
 
+    def configure_model(self) -> None:
+        """Make the network ready, before Lightning moves it and DDP wraps it."""
+        # Lightning makes the accelerator torch's default device here; orders of images and random
+        # draws belong on the CPU, and all else says itself where it lies
+        with torch.device("cpu"):
+            self.prepare_network()
+
+    @abstractmethod
+    def prepare_network(self) -> None:
+        """Fit, attach and freeze what the stage needs; on a network that is ready, do nothing."""
+
     @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:
         """Return the optimisers of this stage."""

@@ -79,8 +79,8 @@ class MaskFinding(Stage):
         self.period = pruner.period(epochs, sparsity)
         self.mapping_on = mapping_on
 
-    def configure_model(self) -> None:
-        """Fit the mapping if it is not, then attach the pruner; before DDP wraps the network."""
+    def prepare_network(self) -> None:
+        """Fit the mapping if it is not, then attach the pruner."""
         fresh = not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None
         if fresh and self.mapping_on == "dense":
             fit_mapping(self.network, self.trainer)
