@@ -127,6 +127,7 @@ class MaskFinding(Stage):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Let the pruner change the (unscaled) gradients."""
+        super().on_before_optimizer_step(optimizer)
         self.pruner.regularize(self.network)
 
     def on_train_epoch_end(self) -> None:
