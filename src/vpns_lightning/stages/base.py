@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
@@ -19,6 +19,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
+from vpns_lightning.stages.fusing import few_kernels
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
 from vpns_lightning.stages.steps import check_views, log_interval, refusing
@@ -104,7 +105,7 @@ class Stage(pl.LightningModule, ABC):
             self.passes += 1
             correct = (logits.argmax(1) == labels).float()
             self.train_acc.update(correct, torch.ones_like(correct))
-        return loss
+        return self.guard.passed_on(loss)
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -138,11 +139,11 @@ class Stage(pl.LightningModule, ABC):
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of ``tensor`` over all processes."""
-        if self.world_size == 1:
-            return tensor
-        summed = self.trainer.strategy.reduce(tensor, reduce_op="sum")
-        assert isinstance(summed, Tensor)
-        return summed
+        if self.world_size > 1:
+            # not the strategy's own, which waits for all processes at a barrier first
+            tensor = tensor.clone()
+            distributed.all_reduce(tensor)
+        return tensor
 
     def configure_optimizers(self) -> Any:  # Lightning accepts several shapes
         """Build the stage's optimisers and one scheduler for each.
@@ -151,9 +152,9 @@ class Stage(pl.LightningModule, ABC):
             UserError: One of them refuses its arguments.
         """
         with refusing(f"{self.name}.optimizer"):
-            optimizers = self.make_optimizers()
-        for optimizer in optimizers:
-            self.guard.protect(optimizer, scaled=self.trainer.precision == "16-mixed")
+            scaled = self.trainer.precision == "16-mixed"
+            optimizers = [few_kernels(each, scaled=scaled) for each in self.make_optimizers()]
+        self.guard.protect(optimizers, scaled=scaled)
         with refusing(f"{self.name}.lr_scheduler"):
             return optimizers, [self.make_scheduler(optimizer) for optimizer in optimizers]
 
@@ -166,6 +167,17 @@ class Stage(pl.LightningModule, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of what this stage may train, each with its learning rate if set."""
         return self._apply_prompt_lr(parameter_groups(self.network))
+
+    def configure_model(self) -> None:
+        """Make the network ready, before Lightning moves it and DDP wraps it."""
+        # Lightning makes the accelerator torch's default device here; orders of images and random
+        # draws belong on the CPU, and all else says itself where it lies
+        with torch.device("cpu"):
+            self.prepare_network()
+
+    @abstractmethod
+    def prepare_network(self) -> None:
+        """Fit, attach and freeze what the stage needs; on a network that is ready, do nothing."""
 
     @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:
@@ -204,6 +216,10 @@ class Stage(pl.LightningModule, ABC):
             )
         )
         return None
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Let the optimiser know whether the loss was bad on any process."""
+        self.guard.settle()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """At a log point: stop on a bad loss, then log the running means of the epoch."""
@@ -277,10 +293,7 @@ class Stage(pl.LightningModule, ABC):
             )
 
     def _look_at(self, loss: Tensor) -> None:
-        bad = ~torch.isfinite(loss)
-        if self.trainer.world_size > 1:
-            bad = self.reduce(bad.float()) > 0
-        self.guard.look(bad, self.global_step)
+        self.guard.look(loss, self.global_step, everywhere=self.world_size > 1)
         if self.guard.immediate:
             self.check_finite()
 

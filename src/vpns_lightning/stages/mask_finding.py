@@ -91,8 +91,8 @@ class MaskFinding(Stage):
         self.period = pruner.period(epochs, sparsity)
         self.mapping_on = mapping_on
 
-    def configure_model(self) -> None:
-        """Fit the mapping if it is not, then attach the pruner; before DDP wraps the network."""
+    def prepare_network(self) -> None:
+        """Fit the mapping if it is not, then attach the pruner."""
         fresh = not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None
         if fresh and self.mapping_on == "dense":
             fit_mapping(self.network, self.trainer)
@@ -140,6 +140,7 @@ class MaskFinding(Stage):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Let the pruner change the (unscaled) gradients."""
+        super().on_before_optimizer_step(optimizer)
         self.pruner.regularize(self.network)
 
     def on_train_epoch_end(self) -> None:

@@ -71,7 +71,7 @@ class PromptTuning(Stage):
         self.refit_mapping = refit_mapping
         self.recalibrate = recalibrate
 
-    def configure_model(self) -> None:
+    def prepare_network(self) -> None:
         """Measure again what is asked for, then freeze all but the prompt."""
         network = self.network
         fresh = self.trainer.ckpt_path is None

@@ -62,8 +62,8 @@ class SubnetworkTuning(Stage):
         )
         self.name = name
 
-    def configure_model(self) -> None:
-        """Fit the mapping if nobody has, zero the pruned weights; before DDP wraps the network."""
+    def prepare_network(self) -> None:
+        """Fit the mapping if nobody has, and zero the pruned weights."""
         if not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None:
             fit_mapping(self.network, self.trainer)
         bake(self.network.backbone)
