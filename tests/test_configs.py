@@ -327,6 +327,7 @@ def save_toy_masks(path: Path) -> None:
     save_masks(path, network, method="VPNs")
 
 
+@pytest.mark.filterwarnings("ignore:with every=100 .* it is too short for any")  # of one iteration
 @pytest.mark.parametrize("name", RUNS)
 def test_an_overlay_runs(name: str, folder: Path) -> None:
     options, expected = RUNS[name]

@@ -24,6 +24,7 @@ class Iterations:
     """The stage, as a plain loop of a known length."""
 
     shuffle = ""
+    global_rank = 0
 
     def __init__(self, pruner: Pruner, sparsity: float, total: int) -> None:
         self.network, self.pruner, self.total, self.done = new_network(), pruner, total, 0
@@ -59,6 +60,73 @@ def kept(network: PromptedClassifier) -> int:
 def exact(network: PromptedClassifier, sparsity: float) -> int:
     total = sparsity_report(network.backbone).total
     return total - math.floor(round(sparsity * total, 6))
+
+
+def test_a_ramp_that_would_never_act_is_scaled_with_the_stage() -> None:
+    loop = Iterations(GradualMagnitude(every=100), 0.8, total=40)
+    counts = []
+    with pytest.warns(UserWarning, match=r"every=100 nothing .* 40 iterations: every 3 instead"):
+        loop.step()
+    for _ in range(39):
+        loop.step()
+        counts.append(kept(loop.network))
+    # a tenth of the ramp of 30 iterations: ten removals
+    assert len(set(counts)) == 1 + 10
+    assert counts[-1] == exact(loop.network, 0.8)
+
+
+def test_a_topology_that_would_never_move_is_scaled_with_the_stage() -> None:
+    loop = Iterations(RigL(every=100), 0.7, total=40)
+    with pytest.warns(UserWarning, match="every=100 .* never .* 40 iterations: every 3 instead"):
+        before = loop.step()
+    moved = 0
+    for _ in range(39):
+        after = loop.step()
+        moved += any(not torch.equal(after[name], before[name]) for name in after)
+        before = after
+    assert moved == 9  # before iterations 3, 6, ... 27
+
+
+@pytest.mark.parametrize("pruner", [GradualMagnitude(every=29), RigL(every=20)])
+def test_a_schedule_that_acts_is_left_as_it_is(pruner: Pruner) -> None:
+    loop = Iterations(pruner, 0.8, total=40)
+    before, moved = loop.step(), []
+    for iteration in range(1, 40):
+        after = loop.step()
+        if any(not torch.equal(after[name], before[name]) for name in after):
+            moved.append(iteration)
+        before = after
+    # a removal ends the 29th iteration, an update comes in place of the 21st
+    assert moved == ([28] if isinstance(pruner, GradualMagnitude) else [20])
+
+
+def test_a_stage_too_short_for_any_topology_says_so() -> None:
+    loop = Iterations(RigL(), 0.7, total=1)
+    with pytest.warns(UserWarning, match=r"topology would never move .* too short for any"):
+        loop.step()
+
+
+@pytest.mark.parametrize("method", [GradualMagnitude, RigL])
+def test_a_schedule_is_scaled_silently_on_all_processes_but_the_first(
+    method: type[Pruner],
+) -> None:
+    loop = Iterations(method(), 0.7, total=20)
+    loop.global_rank = 1
+    loop.step()  # warnings are errors here
+
+
+def test_dense_layers_move_only_what_has_room() -> None:
+    layer = MaskedLinear.from_dense(nn.Linear(10, 1, bias=False))
+    with torch.no_grad():
+        layer.mask[0, 0] = False
+        layer.weight.mul_(layer.mask)
+    before = layer.weight.detach().clone()
+    # density 0.9 is above 1 / (1 + 0.3): of nine weights one can go, not three
+    move(layer, torch.ones(1, 10), 0.3)
+    smallest = before.abs().masked_fill(before == 0, 9).argmin()
+    assert int(layer.mask.sum()) == 9
+    assert int((layer.weight != before).sum()) <= 1
+    assert bool(layer.mask[0, 0]) != bool(layer.mask[0, smallest])
 
 
 def test_the_cubic_ramp_by_hand() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import DenseNet
 
 from pruners.scoring_loop import Loop
@@ -34,6 +36,7 @@ from vpns_lightning.network import (
 )
 from vpns_lightning.pruners import DepGraph, Pruner, Slim, Structured, StructuredVPNs
 from vpns_lightning.pruners.depgraph import decay
+from vpns_lightning.pruners.structured import group_energy
 from vpns_lightning.sparsity import gate_layer, gated_layers, get_gates
 from vpns_lightning.stages import MaskFinding
 from vpns_lightning.training.machine import same_norms
@@ -338,6 +341,97 @@ def test_slim_penalises_a_normalisation_behind_a_concatenation_once() -> None:
         gamma = layer in norms and leaf == "weight"
         added = 0.5 * parameter.detach().sign() if gamma else torch.zeros_like(parameter)
         assert torch.equal(parameter.grad, 1 + added), name
+
+
+class Operators(TorchDispatchMode):
+    """Counts what is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        self.names[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Flattened(nn.Module):
+    """A channel reaches 25 columns of the head, and a normalisation two groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.left, self.right = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 4, 3)
+            self.norm, self.last = nn.BatchNorm2d(10), nn.Conv2d(10, 8, 3)
+            self.head = nn.Linear(8 * 25, 4)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.norm(torch.cat([self.left(images), self.right(images)], 1)).relu()
+        return self.head(self.last(hidden).relu().flatten(1))
+
+
+def flattened() -> PromptedClassifier:
+    network = PromptedClassifier(Flattened(), 4, mapping=IdentityMapping())
+    network.fit_mapping()
+    for parameter in network.backbone.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return network
+
+
+UNORDERED = {"aten::index_add", "aten::index_add_", "aten::scatter_add", "aten::scatter_add_"}
+
+
+@pytest.mark.parametrize("new", [Slim, DepGraph, StructuredVPNs], ids=str)
+def test_sums_over_channels_have_an_order_on_every_device(new: Callable[..., Structured]) -> None:
+    network, pruner = flattened(), new(input_size=9)
+    if new is StructuredVPNs:
+        network = toy()
+    operators = Operators()
+    with operators:
+        pruner.attach(network, 0.5)
+        pruner.regularize(network)
+        pruner.importance(network)
+    assert not UNORDERED & operators.names.keys()
+
+
+def test_energies_of_flattened_channels_are_the_sum_of_their_columns_one_by_one() -> None:
+    network, pruner = flattened(), DepGraph(input_size=9)
+    pruner.attach(network, 0.5)
+    (group,) = [group for group in pruner.groups if group.name == "last"]
+    energy, parts = group_energy(network, group)
+    net = network.backbone
+    expected = net.last.weight.detach().square().sum((1, 2, 3))
+    for column, values in enumerate(net.head.weight.detach().square().sum(0)):
+        expected[column // 25] += values
+    assert torch.equal(energy, expected)
+    assert parts == 2
+
+
+@pytest.mark.parametrize("new", [Slim, DepGraph], ids=str)
+def test_indices_stay_where_the_network_is(new: Callable[..., Structured]) -> None:
+    network, pruner = flattened(), new(input_size=9)
+    pruner.attach(network, 0.5)
+    network.to("meta")  # attached before the network moves, as in a run
+    for parameter in network.backbone.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    pruner.regularize(network)
+    operators = Operators()
+    with operators:
+        pruner.regularize(network)
+        pruner.regularize(network)
+    assert operators.names
+    assert (
+        not {"aten::_to_copy", "aten::copy_", "aten::_local_scalar_dense"} & operators.names.keys()
+    )
+
+
+def test_gates_are_refreshed_without_a_read_from_the_device() -> None:
+    network, pruner = toy(), StructuredVPNs(scope="global", round_to=2)
+    pruner.attach(network, 0.4)
+    network.to("meta")
+    pruner.refresh(network)
 
 
 @pytest.mark.parametrize(("reg", "kind"), [(0.5, Slim), (0.05, DepGraph)])

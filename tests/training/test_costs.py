@@ -45,7 +45,7 @@ CASES: dict[str, tuple[Callable[[], vpns.Pruner], dict[str, Any], Cost]] = {
         Cost(E + E, 2 * T * (E + E), 2 * T * (E + E)),
     ),
     "bip": (vpns.BiP, {}, Cost(E + E, 2 * T * E + T * E, 2 * T * E + T * E)),
-    "gmp": (vpns.GradualMagnitude, {}, same(E + E)),
+    "gmp": (lambda: vpns.GradualMagnitude(every=2), {}, same(E + E)),
     # an update every second of 6 iterations, up to three quarters: 2 and 4 are no steps
     "rigl": (lambda: vpns.RigL(every=2), {}, Cost(E + E, T * (E + E) - 2, T * (E + E))),
 }

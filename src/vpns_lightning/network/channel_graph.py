@@ -3,6 +3,7 @@
 Fang et al., 2023, https://arxiv.org/abs/2301.12900.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ class Member(NamedTuple):
         size: Of that dimension.
         positions: Positions in that dimension, (k,) int64.
         channel: Channel of the group at each position, (k,) int64.
+        turns: Which of these k come first for their channel, which second, and so on, int64 each.
         bare: A producer whose output is not normalised.
     """
 
@@ -36,7 +38,29 @@ class Member(NamedTuple):
     size: int
     positions: Tensor
     channel: Tensor
+    turns: tuple[Tensor, ...]
     bare: bool
+
+    def to(self, device: torch.device) -> "Member":
+        """Return the member with its indices on a device."""
+        return self._replace(
+            positions=self.positions.to(device),
+            channel=self.channel.to(device),
+            turns=tuple(turn.to(device) for turn in self.turns),
+        )
+
+    def add_up(self, values: Tensor, total: Tensor) -> None:
+        """Add what lies at every position to its channel, in order.
+
+        Not ``index_add_``: a GPU adds what meets in one channel in any order, and processes would
+        drift apart.
+
+        Args:
+            values: Of the whole dimension, (size,).
+            total: Of the group's channels, (channels,).
+        """
+        for turn in self.turns:
+            total[self.channel[turn]] += values[self.positions[turn]]
 
     def reads(self) -> Tensor | None:
         """Return the channel of every column, (size,) int64; None if it reads others too."""
@@ -46,7 +70,7 @@ class Member(NamedTuple):
 
     def whole(self) -> bool:
         """Return whether the group's channels are all of the dimension, in its order."""
-        order = torch.arange(self.size)
+        order = torch.arange(self.size, device=self.positions.device)
         return torch.equal(self.positions, order) and torch.equal(self.channel, order)
 
 
@@ -62,6 +86,10 @@ class ChannelGroup(NamedTuple):
     name: str
     channels: int
     members: tuple[Member, ...]
+
+    def to(self, device: torch.device) -> "ChannelGroup":
+        """Return the group with its indices on a device."""
+        return self._replace(members=tuple(member.to(device) for member in self.members))
 
     def norms(self, backbone: nn.Module) -> list[Norm]:
         """Return the group's batch normalisations."""
@@ -129,10 +157,23 @@ def read_group(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> Channe
                 size_of(layer, rows),
                 torch.tensor(item.idxs),
                 torch.tensor(item.root_idxs),
+                _turns(item.root_idxs),
                 rows and has_weight_rows(layer) and not (normalised and all(normalised)),
             )
         )
     return ChannelGroup(_name_of(members, names), len(group[0].idxs), tuple(members))
+
+
+def _turns(channels: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the places at which a channel comes for the first time, for the second, and so on."""
+    turns: list[list[int]] = []
+    seen: Counter[int] = Counter()
+    for place, channel in enumerate(channels):
+        if seen[channel] == len(turns):
+            turns.append([])
+        turns[seen[channel]].append(place)
+        seen[channel] += 1
+    return tuple(torch.tensor(turn) for turn in turns)
 
 
 def _name_of(members: Sequence[Member], names: Mapping[nn.Module, str]) -> str:

@@ -58,7 +58,7 @@ class DepGraph(Structured):
         """Add each channel's decay to the gradients of its rows, columns and gammas."""
         if not self.sparse_learning:
             return
-        for group in self.groups:
+        for group in self.groups_on(network.mean.device):
             strength = self.reg * decay(group_energy(network, group)[0].sqrt())
             for member in group.members:
                 weight = network.backbone.get_submodule(member.layer).weight
@@ -66,14 +66,14 @@ class DepGraph(Structured):
                     continue
                 dim = 0 if member.role == "rows" else 1
                 factor = weight.new_zeros(member.size)
-                index, channel = (p.to(weight.device) for p in (member.positions, member.channel))
-                factor[index] = strength[channel].to(weight.dtype)
+                factor[member.positions] = strength[member.channel].to(weight.dtype)
                 shape = [-1 if d == dim else 1 for d in range(weight.dim())]
                 weight.grad.addcmul_(weight, factor.view(shape))
 
     def importance(self, network: PromptedClassifier) -> dict[str, Tensor]:
         """Return the mean square of every channel, relative to its group's mean."""
-        return {group.name: self._relative(network, group) for group in self.groups}
+        groups = self.groups_on(network.mean.device)
+        return {group.name: self._relative(network, group) for group in groups}
 
     def _relative(self, network: PromptedClassifier, group: ChannelGroup) -> Tensor:
         energy, parts = group_energy(network, group)

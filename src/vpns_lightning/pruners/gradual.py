@@ -10,6 +10,7 @@ from vpns_lightning.pruners.base import (
     require_prunable,
     thaw,
 )
+from vpns_lightning.pruners.intervals import interval_of
 from vpns_lightning.sparsity import (
     get_masks,
     masked_layers,
@@ -29,7 +30,8 @@ class GradualMagnitude(Pruner):
 
     Args:
         ramp: Fraction of the finding stage after which the final sparsity is reached, in (0, 1].
-        every: Iterations between two removals.
+        every: Iterations between two removals; a tenth of the ramp where the ramp has no more than
+            that.
 
     Raises:
         UserError: A number is out of range.
@@ -80,7 +82,9 @@ class GradualMagnitude(Pruner):
         """Take one optimiser step; every few iterations, remove what the ramp says."""
         super().step(stage, view, batch)
         before, total = stage.progress()
-        if (before + 1) % self.every == 0:
+        idle = "nothing would be removed before the ramp ends"
+        every = interval_of(stage, self.every, self.ramp * total, idle)
+        if (before + 1) % every == 0:
             self._remove(stage.network, self.sparsity, self._risen(before + 1, total))
 
     def finish(self, network: PromptedClassifier, sparsity: float) -> None:

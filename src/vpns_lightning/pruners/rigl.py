@@ -11,6 +11,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import Pruner, StageLike, require_prunable, thaw
 from vpns_lightning.pruners.budgets import erdos_renyi_kernel
+from vpns_lightning.pruners.intervals import interval_of
 from vpns_lightning.sparsity import (
     MaskedLayer,
     keep_highest,
@@ -26,13 +27,16 @@ class RigL(Pruner):
     Layers start at Erdos-Renyi-kernel densities with their largest pretrained weights, and keep
     their densities. An update comes in place of a gradient step: of every layer the fraction
     ``fraction / 2 * (1 + cos(pi * t / end))`` of its kept weights with the smallest magnitude is
-    dropped, and as many of the others with the largest ``|gradient|`` grow, from zero. Weights and
-    prompt are trained in the finding stage, so tuning may take 0 epochs.
+    dropped, and as many of the others with the largest ``|gradient|`` grow, from zero. A layer has
+    room for no more than its removed weights, so one denser than ``1 / (1 + fraction)`` moves less;
+    the authors' code drops the whole fraction there and grows much of it again. Weights and prompt
+    are trained in the finding stage, so tuning may take 0 epochs.
 
     Evci et al., 2020, https://arxiv.org/abs/1911.11134.
 
     Args:
-        every: Iterations between two updates.
+        every: Iterations between two updates; a tenth of those in which the topology may move where
+            they are no more than that.
         fraction: Fraction of a layer's kept weights that the first update would move, in [0, 1].
         until: Fraction of the finding stage after which the topology stays, in (0, 1].
 
@@ -94,7 +98,8 @@ class RigL(Pruner):
     def step(self, stage: StageLike, view: str, batch: Batch) -> None:
         """Take one optimiser step, or in its place update the topology."""
         iteration, total = stage.progress()
-        due = iteration > 0 and iteration % self.every == 0 and iteration != self._updated_at
+        every = interval_of(stage, self.every, self.until * total, "the topology would never move")
+        due = iteration > 0 and iteration % every == 0 and iteration != self._updated_at
         fraction = self.moving(iteration, total)
         if not due or fraction == 0:
             super().step(stage, view, batch)

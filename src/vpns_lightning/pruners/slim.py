@@ -77,15 +77,15 @@ class Slim(Structured):
     def importance(self, network: PromptedClassifier) -> dict[str, Tensor]:
         """Return the mean ``|gamma|`` over the normalisations of each channel's group."""
         scores = {}
-        for group in self.groups:
+        for group in self.groups_on(network.mean.device):
             total = torch.zeros(group.channels, device=network.mean.device)
             count = torch.zeros_like(total)
             for member in group.members:
                 layer = network.backbone.get_submodule(member.layer)
                 if not isinstance(layer, Norm) or layer.weight is None:
                     continue
-                index, channel = (p.to(total.device) for p in (member.positions, member.channel))
-                total.index_add_(0, channel, layer.weight.abs().float()[index])
-                count.index_add_(0, channel, torch.ones_like(total)[channel])
+                gamma = layer.weight.abs().float()
+                member.add_up(gamma, total)
+                member.add_up(torch.ones_like(gamma), count)
             scores[group.name] = total / count
         return scores

@@ -72,6 +72,12 @@ class Structured(Pruner):
             )
         self.choose({g.name: torch.arange(g.channels) for g in self.groups}, sparsity)
 
+    def groups_on(self, device: torch.device) -> tuple[ChannelGroup, ...]:
+        """Return the groups, their indices on a device; they stay there."""
+        if any(m.positions.device != device for group in self.groups for m in group.members):
+            self.groups = tuple(group.to(device) for group in self.groups)
+        return self.groups
+
     def can_rank(self, network: PromptedClassifier, group: ChannelGroup) -> bool:
         """Return whether a group's channels can be ranked; others stay whole and uncounted."""
         return True
@@ -119,6 +125,10 @@ def group_energy(network: PromptedClassifier, group: ChannelGroup) -> tuple[Tens
     Rows of layers that make a channel, columns of layers that read it, and the factors gamma of its
     normalisations; no biases.
 
+    Args:
+        network: The network.
+        group: Its indices where the network is, see :meth:`Structured.groups_on`.
+
     Returns:
         float32 tensor (channels,), and the number of layers' dimensions in it.
     """
@@ -132,6 +142,5 @@ def group_energy(network: PromptedClassifier, group: ChannelGroup) -> tuple[Tens
         others = [d for d in range(weight.dim()) if d != dim]
         squares = weight.detach().float().square()
         per_position = squares.sum(others) if others else squares
-        index, channel = (part.to(total.device) for part in (member.positions, member.channel))
-        total.index_add_(0, channel, per_position[index])
+        member.add_up(per_position, total)
     return total, len(group.members)

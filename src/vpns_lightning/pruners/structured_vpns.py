@@ -72,7 +72,8 @@ class StructuredVPNs(Structured):
         if self.groups:
             return
         super().attach(network, sparsity)
-        scores = {group.name: initial_scores(network, group) for group in self.groups}
+        groups = self.groups_on(network.mean.device)
+        scores = {group.name: initial_scores(network, group) for group in groups}
         places = _readers if self.gates == "inputs" else _makers
         self._places = {group.name: places(network, group) for group in self.groups}
         network.backbone.requires_grad_(False)

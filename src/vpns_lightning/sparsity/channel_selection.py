@@ -40,12 +40,14 @@ def keep_channels(
         UserError: ``min_keep`` leaves too little to remove.
     """
     ranked = {name: comparable(score) for name, score in scores.items()}
+    if scope == "global":
+        kept = _globally(ranked, sparsity, min_keep)
+        return (
+            kept if round_to == 1 else {n: _filled_up(ranked[n], kept[n], round_to) for n in kept}
+        )
     counts = {
         name: len(score) - prune_count(len(score), sparsity) for name, score in ranked.items()
     }
-    if scope == "global":
-        kept = _globally(ranked, sparsity, min_keep)
-        counts = {name: int(mask.sum()) for name, mask in kept.items()}
     return {
         name: _highest(score, _rounded(counts[name], len(score), min_keep, round_to))
         for name, score in ranked.items()
@@ -62,17 +64,28 @@ def _highest(score: Tensor, count: int) -> Tensor:
     return mask
 
 
+def _filled_up(score: Tensor, kept: Tensor, round_to: int) -> Tensor:
+    """Return the highest scores, as many as are kept and a few more; no count leaves the device."""
+    count = -(-kept.sum() // round_to) * round_to
+    order = score.argsort(descending=True, stable=True)
+    mask = torch.empty_like(kept)
+    mask[order] = torch.arange(len(score), device=score.device) < count
+    return mask
+
+
 def _globally(ranked: Mapping[str, Tensor], sparsity: float, min_keep: int) -> dict[str, Tensor]:
     total = sum(len(score) for score in ranked.values())
     n_prune = prune_count(total, sparsity)
-    secured = {name: _highest(s, min(min_keep, len(s))) for name, s in ranked.items()}
-    free = total - sum(int(mask.sum()) for mask in secured.values())
+    free = total - sum(min(min_keep, len(score)) for score in ranked.values())
     if n_prune > free:
         raise UserError(
             f"{n_prune} of {total} channels cannot be removed when every group keeps {min_keep}: "
             f"at most {free} can; lower find.sparsity or find.pruner.min_keep"
         )
-    values = [score.masked_fill(secured[name], math.inf) for name, score in ranked.items()]
+    values = [
+        score.masked_fill(_highest(score, min(min_keep, len(score))), math.inf)
+        for score in ranked.values()
+    ]
     masks = [torch.empty_like(value, dtype=torch.bool) for value in values]
     keep_highest(values, n_prune, masks)
     return dict(zip(ranked, masks, strict=True))
