@@ -20,7 +20,10 @@ COMMANDS = {
         "many runs: methods x data x sparsities x seeds; run again for what is missing",
     ),
     "report": ("report", "draw figures, tables and a page from finished runs"),
-    "data": ("data", "check a data set: layout, counts and a sample of images"),
+    "data": (
+        "data",
+        "check a data set, or prepare it for runs: download, decode images once",
+    ),
 }
 EXAMPLES = """\
 examples:

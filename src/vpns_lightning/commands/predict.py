@@ -50,6 +50,7 @@ def classify(
     device = loaded.network.mean.device
     precision = loaded.config.get("trainer", {}).get("precision")
     transform = EvalTransform(loaded.about.input_size)
+    upright = bool(loaded.config.get("data", {}).get("init_args", {}).get("exif_rotation"))
     header = [f"{kind}_{k}" for k in range(1, top + 1) for kind in ("class", "probability")]
     with (
         whole_file(Path(output)) as temporary,
@@ -59,7 +60,8 @@ def classify(
         writer = csv.writer(file)
         writer.writerow(["image", *header])
         for batch in track(list(_batches(files, batch_size)), "predicting"):
-            pixels = transform(torch.stack([_read(path, transform.input_size) for path in batch]))
+            read = [_read(path, transform.input_size, upright=upright) for path in batch]
+            pixels = transform(torch.stack(read))
             with torch.no_grad(), autocast(precision, device):
                 logits = loaded.network(pixels.to(device))
             best = logits.float().softmax(1).topk(top)
@@ -70,9 +72,10 @@ def classify(
     print(f"{len(files)} images classified: {output}")
 
 
-def _read(path: Path, size: int) -> Tensor:
-    """Return one image as uint8 (3, size, size), resized as in evaluation."""
-    return torch.from_numpy(resize(decode(path), size).copy()).permute(2, 0, 1)
+def _read(path: Path, size: int, *, upright: bool) -> Tensor:
+    """Return one image as uint8 (3, size, size), read and resized as in evaluation."""
+    image = decode(path, exif_rotation=upright)
+    return torch.from_numpy(resize(image, size).copy()).permute(2, 0, 1)
 
 
 def _image_files(folder: Path) -> list[Path]:

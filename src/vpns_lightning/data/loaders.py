@@ -65,7 +65,8 @@ class ImageLoader(DataLoader[IndexedBatch]):
 
     def __iter__(self) -> Any:  # a private class of torch's, or a generator
         """Iterate over one epoch."""
-        batches = super().__iter__()
+        with torch.device("cpu"):  # whatever the default device while a network is built
+            batches = super().__iter__()
         ahead = self.pin_memory and not self.num_workers
         return one_ahead(batches) if ahead else batches
 
@@ -132,7 +133,7 @@ def train_loader(
         collate_fn=_collated,
         drop_last=batch_size > 1 and len(sampler) > 1 and len(sampler) % batch_size == 1,
         # a generator of its own: the loader's seeds shall not come from the global stream
-        generator=torch.Generator().manual_seed(sampler.seed),
+        generator=torch.Generator("cpu").manual_seed(sampler.seed),
         worker_init_fn=outlive_signals,
         persistent_workers=common["num_workers"] > 0,
         **common,
@@ -149,7 +150,7 @@ def eval_loader(
         dataset,
         sampler=sampler,
         collate_fn=_collated,
-        generator=torch.Generator(),
+        generator=torch.Generator("cpu"),
         worker_init_fn=outlive_signals,
         persistent_workers=common["num_workers"] > 0,
         **common,

@@ -74,11 +74,11 @@ def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
     Raises:
         UserError: It would hold out no image, or all.
     """
-    generator = torch.Generator().manual_seed(seed)
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    held_out = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     if fraction == 0:
         return held_out
-    shuffled = torch.randperm(len(labels), generator=generator)
+    shuffled = torch.randperm(len(labels), generator=generator, device="cpu")
     for label in range(int(labels.max()) + 1):
         members = shuffled[labels[shuffled] == label]
         held_out[members[: round(fraction * len(members))]] = True

@@ -18,7 +18,7 @@ MACHINE_KEYS = (
     "network.compile",
     *(
         f"data.init_args.{key}"
-        for key in ("root", "num_workers", "cache", "cache_limit", "download")
+        for key in ("root", "num_workers", "cache", "cache_limit", "cache_dir", "download")
     ),
 )
 
@@ -144,8 +144,16 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     return [
         f"{key}: {before.get(key)!r} there, {after.get(key)!r} now"
         for key in keys
-        if before.get(key) != after.get(key) and not _is_machine(key)
+        if not _agree(key, before, after) and not _is_machine(key)
     ]
+
+
+def _agree(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether a key is the same; off is the same as an option that was not there yet."""
+    if key in before and key in after:
+        return bool(before[key] == after[key])
+    value = {**before, **after}[key]
+    return value is None or value is False
 
 
 def method_leaves(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class ImageDataset(Dataset[IndexedBatch]):
             uint8 images of shape (N, 3, h, w), int64 labels of shape (N,), and int64 positions in
             the whole split of shape (N,), which identify an image whatever part is held out.
         """
-        rows = self.rows[torch.tensor(indices)]
+        rows = self.rows[torch.tensor(indices, device="cpu")]
         images, good = self.store.fetch(rows)
         if good is not None:
             rows = rows[good]

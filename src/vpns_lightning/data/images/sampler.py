@@ -55,9 +55,9 @@ class ViewSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over this rank's positions for the present epoch."""
-        generator = torch.Generator()
+        generator = torch.Generator("cpu")
         generator.manual_seed(stream_key(self.seed, self.stage, self.view, self.epoch, "order"))
-        order = torch.randperm(len(cast("Sized", self.dataset)), generator=generator)
+        order = torch.randperm(len(cast("Sized", self.dataset)), generator=generator, device="cpu")
         padded = order.repeat(-(-self.total_size // len(order)))[: self.total_size]
         mine = padded[self.rank :: self.num_replicas]
         return iter(mine[self.start :].tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,13 @@ _log = logging.getLogger(__name__)
 
 
 class Store(ABC):
-    """Images that can be fetched by position."""
+    """Images that can be fetched by position.
+
+    Attributes:
+        decodes: Whether fetching takes long enough for processes of its own.
+    """
+
+    decodes: ClassVar[bool] = False
 
     @abstractmethod
     def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -71,12 +78,14 @@ class DecodingStore(Store):
             it out.
     """
 
+    decodes = True
+
     def __init__(self, split: Split, size: int, on_bad_image: OnBadImage) -> None:
         self.split = split
         self.size = size
         self.on_bad_image = on_bad_image
         # shared, so that what loader workers find adds up
-        self.bad = torch.zeros(len(split), dtype=torch.bool)
+        self.bad = torch.zeros(len(split), dtype=torch.bool, device="cpu")
         self.bad.share_memory_()  # type: ignore[no-untyped-call]  # untyped in torch
 
     def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -86,8 +95,8 @@ class DecodingStore(Store):
             BadImageError: A file cannot be decoded and ``on_bad_image`` is ``error``.
             UserError: More than 1 % of all files, or all files of a batch, cannot be decoded.
         """
-        images = torch.empty(len(rows), self.size, self.size, 3, dtype=torch.uint8)
-        good = torch.ones(len(rows), dtype=torch.bool)
+        images = torch.empty(len(rows), self.size, self.size, 3, dtype=torch.uint8, device="cpu")
+        good = torch.ones(len(rows), dtype=torch.bool, device="cpu")
         for place, row in enumerate(rows.tolist()):
             try:
                 image = self.split.image(row)

@@ -65,7 +65,7 @@ def resize_matrix(source: int, target: int, device: torch.device) -> Tensor:
     """
     # kept for later calls, which may need gradients: the first may come from a validation
     with torch.inference_mode(False):
-        identity = torch.eye(source, dtype=torch.float64)[None, None]
+        identity = torch.eye(source, dtype=torch.float64, device="cpu")[None, None]
         weights = F.interpolate(identity, (target, source), mode="bilinear", antialias=True)
         return weights[0, 0].float().to(device)
 
