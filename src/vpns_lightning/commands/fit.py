@@ -12,36 +12,15 @@ from lightning.pytorch import Trainer, seed_everything
 from vpns_lightning.base.processes import is_first_process
 from vpns_lightning.base.seeds import check_seed
 from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.commands.trainer_section import machine_of
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier, specify
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.loading import instantiate
 from vpns_lightning.sparsity import check_sparsity
 from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
-from vpns_lightning.training.loggers import prepare_wandb
-from vpns_lightning.training.machine import check_precision
+from vpns_lightning.training.machine import ELSEWHERE, check_precision
 from vpns_lightning.training.pipeline import fit_stages
-
-# of the Trainer, what the stages or the pipeline decide
-NOT_THE_MACHINE = {
-    "max_epochs",
-    "min_epochs",
-    "max_steps",
-    "min_steps",
-    "max_time",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "enable_checkpointing",
-    "use_distributed_sampler",
-    "reload_dataloaders_every_n_epochs",
-    "barebones",
-    "fast_dev_run",
-    "num_sanity_val_steps",
-    "overfit_batches",
-    "enable_autolog_hparams",
-    "model_registry",
-}
 
 
 def fit_parser() -> ArgumentParser:
@@ -64,7 +43,7 @@ def fit_parser() -> ArgumentParser:
     parser.add_class_arguments(SubnetworkTuning, "tune", skip={"name"})
     parser.add_class_arguments(PromptTuning, "prompt_tuning")
     parser.add_class_arguments(
-        Trainer, "trainer", instantiate=False, fail_untyped=False, skip=NOT_THE_MACHINE
+        Trainer, "trainer", instantiate=False, fail_untyped=False, skip=set(ELSEWHERE)
     )
     _counts_before_shares(parser)
     parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
@@ -103,11 +82,10 @@ def run(arguments: Sequence[str]) -> None:
     record = as_record(parser, config)
     if finished(folder, record):
         return
-    machine = _machine(config, folder)
+    machine = machine_of(config.trainer, folder)
+    config.trainer = Namespace()  # type: ignore[no-untyped-call]
     seed_everything(config.seed_everything, workers=True, verbose=False)
     objects = instantiate(parser, config)
-    for name in ("callbacks", "plugins", "strategy", "profiler", "logger"):
-        machine[name] = objects.trainer.get(name)
     warmup = objects.warmup if objects.warmup.epochs else None
     if warmup is not None:
         warmup.name = "warmup"
@@ -119,7 +97,7 @@ def run(arguments: Sequence[str]) -> None:
         warmup=warmup,
         prompt_tuning=objects.prompt_tuning if objects.prompt_tuning.epochs else None,
         run_dir=str(folder.path),
-        trainer={key: value for key, value in machine.items() if value is not None},
+        trainer=machine,
         seed=config.seed_everything,
         config=record,
     )
@@ -175,22 +153,3 @@ def finished(folder: RunFolder, record: dict[str, Any]) -> bool:
             f"test accuracy {result.test_accuracy:.4f} ({folder.result})"
         )
     return True
-
-
-def _machine(config: Namespace, folder: RunFolder) -> dict[str, Any]:
-    """Return the trainer's plain arguments; loggers get the run folder, W&B a way to go offline."""
-    trainer = config.trainer
-    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-    for logger in loggers:
-        if not hasattr(logger, "class_path"):
-            continue
-        if is_first_process():
-            folder.make()
-        if logger.class_path.endswith("WandbLogger"):
-            name = folder.path.name
-            prepared = prepare_wandb(logger.init_args.as_dict(), folder.path, name)
-            for key, value in prepared.items():
-                logger.init_args[key] = value
-        elif "save_dir" in logger.init_args:
-            logger.init_args.save_dir = str(folder.path)
-    return {k: v for k, v in trainer.as_dict().items() if k != "default_root_dir"}

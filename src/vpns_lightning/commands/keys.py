@@ -11,6 +11,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
+from vpns_lightning.training.machine import ELSEWHERE
 
 # in their order; a stage of no epochs is left out, but for find and tune
 STAGES: dict[str, type[Stage]] = {
@@ -18,27 +19,6 @@ STAGES: dict[str, type[Stage]] = {
     "find": MaskFinding,
     "tune": SubnetworkTuning,
     "prompt_tuning": PromptTuning,
-}
-# options of the Trainer that the stages or the pipeline decide, and where to set them instead
-ELSEWHERE = {
-    "max_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
-    "min_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
-    "max_steps": "stages last epochs (--find.epochs, --tune.epochs); --trainer.limit_train_batches "
-    "shortens an epoch",
-    "min_steps": "stages last epochs: --find.epochs, --tune.epochs",
-    "max_time": "stop the run with SIGTERM when the time is over; the same command resumes it",
-    "accumulate_grad_batches": "stages take their own gradient steps: choose --data.batch_size",
-    "gradient_clip_val": "stages take their own gradient steps, which are not clipped",
-    "gradient_clip_algorithm": "stages take their own gradient steps, which are not clipped",
-    "enable_checkpointing": "every epoch is saved in the run folder, which resuming needs",
-    "use_distributed_sampler": "the data module draws for each process, in an order of its own",
-    "reload_dataloaders_every_n_epochs": "the data module keeps its loaders, in exact orders",
-    "barebones": "--config configs/debug.yaml makes a run short",
-    "fast_dev_run": "--config configs/debug.yaml makes a run short",
-    "overfit_batches": "--trainer.limit_train_batches shortens an epoch",
-    "num_sanity_val_steps": "nothing is validated before a stage",
-    "enable_autolog_hparams": "config.yaml in the run folder holds every key",
-    "model_registry": "checkpoints stay in the run folder",
 }
 SHARES = (
     *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
