@@ -80,6 +80,8 @@ class PromptedClassifier(nn.Module):
         self.backbone_name = type(backbone).__name__ if spec is None else str(spec)
         self.weights_name = weights
         self.num_classes = num_classes
+        self.exclude = tuple(exclude)
+        self.drop_conv_bias = drop_conv_bias
         self.pad_plain = pad_plain
         self.channels_last = channels_last
         self.compiled = compile

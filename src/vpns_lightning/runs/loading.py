@@ -99,16 +99,20 @@ class LoadedRun(NamedTuple):
     about: HandOff
 
 
-def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
+def load_run(
+    path: str | Path, *, network: PromptedClassifier | None = None, accelerator: str = "cpu"
+) -> LoadedRun:
     """Rebuild the network of a run; pretrained weights and data are not needed.
 
     Args:
         path: The run folder.
+        network: A network built as that of the run was, which takes its state; None builds one
+            from the run's config.
         accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
 
     Raises:
-        UserError: It is no run folder, was not started by ``vpns fit``, no stage is finished, or
-            its config names a class of a package that nobody named.
+        UserError: It is no run folder, no stage is finished, its config does not say how to build
+            the network, or names a class of a package that nobody named.
     """
     folder = RunFolder(path)
     config = folder.read_config()
@@ -122,25 +126,31 @@ def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
             f"{folder.handoff} was not written by a run: it does not say stage, sparsity, size of "
             "images and names of classes"
         )
-    network = _build(config.get("network", {}), about, folder)
+    if network is None:
+        network = _build(config.get("network", {}), about, folder)
     load_network(folder.handoff, network)
     return LoadedRun(folder, network.to(pick_device(accelerator)).eval(), config, about)
 
 
-def load(run: str | Path, *, accelerator: str = "cpu") -> PromptedClassifier:
+def load(
+    run: str | Path, *, network: PromptedClassifier | None = None, accelerator: str = "cpu"
+) -> PromptedClassifier:
     """Return the network of a finished run, ready to answer: images in [0, 1] to logits.
 
     Prompt, normalisation, masks and label mapping are inside, and it is in eval mode. Images are
     of ``data.input_size`` px.
 
     Args:
-        run: The run folder.
+        run: The run folder, of ``vpns fit`` or ``fit_stages``.
+        network: A network built as that of the run was, for a run whose config does not say how:
+            one with a backbone of your own that was built in Python.
         accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
 
     Raises:
-        UserError: It is no run folder, was not started by ``vpns fit``, or no stage is finished.
+        UserError: It is no run folder, no stage is finished, or its config does not say how to
+            build the network and ``network`` is not given.
     """
-    return load_run(run, accelerator=accelerator).network
+    return load_run(run, network=network, accelerator=accelerator).network
 
 
 def dense_twin(loaded: LoadedRun) -> PromptedClassifier:
@@ -169,13 +179,14 @@ def _build(arguments: dict[str, Any], about: HandOff, folder: RunFolder) -> Prom
         "weights": None,
         "compile": False,
     }
-    if isinstance(arguments.get("prompt"), str):
+    try:
+        config = _parsed(parser, {"network": {**arguments, **known}}, str(folder.config))
+        network: PromptedClassifier = instantiate(parser, config).network
+    except UserError as error:
         raise UserError(
-            f"{folder.path} was not started by vpns fit, so its config does not say how to build "
-            "the network: build it yourself and call vpns_lightning.runs.handoff.load_network"
-        )
-    config = _parsed(parser, {"network": {**arguments, **known}}, str(folder.config))
-    network: PromptedClassifier = instantiate(parser, config).network
+            f"the network of {folder.path} cannot be built from its config ({error}): build it as "
+            f"it was built then, and give it: vpns.load({str(folder.path)!r}, network=...)"
+        ) from None
     network.weights_name = about.weights
     return network
 

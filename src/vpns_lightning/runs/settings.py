@@ -1,13 +1,16 @@
 """The settings of a run that decide with which other runs it may be compared."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.record import Settings, Stages
 from vpns_lightning.stages import VIEWS, MaskFinding, Stage
+
+PLAIN = (type(None), bool, int, float, str)
 
 
 def at_hand(data: ImageData) -> bool:
@@ -23,7 +26,7 @@ def options(part: object) -> Settings:
     """
     names = inspect.signature(type(part)).parameters
     values = {name: getattr(part, name) for name in names if hasattr(part, name)}
-    plain = {k: v for k, v in values.items() if v is None or isinstance(v, (bool, int, float, str))}
+    plain = {k: v for k, v in values.items() if isinstance(v, PLAIN)}
     return {"name": type(part).__name__, **plain}
 
 
@@ -53,7 +56,7 @@ def headline(stages: Stages) -> str:
 def outline(
     network: PromptedClassifier, data: ImageData, stages: Sequence[Stage], seed: int
 ) -> dict[str, Any]:
-    """Return a short config of a run that was not started from one.
+    """Return the config of a run that was not started from one, as far as its parts tell it.
 
     Args:
         network: The network.
@@ -61,21 +64,61 @@ def outline(
         stages: Its stages, in order.
         seed: Of everything random.
     """
+    spec = network.specification
     described: dict[str, Any] = {
         "seed_everything": seed,
         "network": {
-            "backbone": network.backbone_name,
+            "backbone": _class_path(network.backbone) if spec is None else spec.plain(),
             "weights": network.weights_name,
-            "prompt": type(network.prompt).__name__ if network.prompt else None,
-            "mapping": type(network.mapping).__name__,
+            "prompt": _described(network.prompt) if network.prompt else None,
+            "mapping": _described(network.mapping),
+            "exclude": list(network.exclude),
+            "pad_plain": network.pad_plain,
+            "drop_conv_bias": network.drop_conv_bias,
+            "channels_last": network.channels_last,
+            "mean": network.mean.flatten().tolist(),
+            "std": network.std.flatten().tolist(),
         },
-        "data": {"class_path": data.name, "input_size": data.input_size},
+        "data": _described(data),
     }
     for stage in stages:
         about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
         if isinstance(stage, MaskFinding):
-            about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
+            about |= {"pruner": _described(stage.pruner), "sparsity": stage.sparsity}
             if stage.sparsity_by_layer:
                 about["sparsity_by_layer"] = stage.sparsity_by_layer
         described[stage.name] = about
     return described
+
+
+def as_before(outlined: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an outline as version 0.1.0 wrote it: names of classes, without their arguments."""
+    short: dict[str, Any] = {**outlined, "network": dict(outlined["network"])}
+    kept = ("backbone", "weights", "prompt", "mapping")
+    network = outlined["network"]
+    short["network"] = {key: _short(network[key]) for key in kept if key != "weights"}
+    short["network"]["weights"] = network["weights"]
+    size = outlined["data"]["init_args"].get("input_size")
+    short["data"] = {"class_path": _short(outlined["data"]), "input_size": size}
+    short["find"] = {**outlined["find"], "pruner": _short(outlined["find"]["pruner"])}
+    return short
+
+
+def _short(described: Any) -> Any:  # a class and its arguments, a name, or None
+    name = described["class_path"] if isinstance(described, Mapping) else described
+    return name.rpartition(".")[2] if isinstance(name, str) else name
+
+
+def _described(part: object) -> dict[str, Any]:
+    """Return a part as a config names it; arguments that it does not keep are left out."""
+    names = inspect.signature(type(part)).parameters
+    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    return {
+        "class_path": _class_path(part),
+        "init_args": {k: v for k, v in values.items() if isinstance(v, PLAIN)},
+    }
+
+
+def _class_path(part: object) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"

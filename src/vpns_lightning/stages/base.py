@@ -173,6 +173,9 @@ class Stage(pl.LightningModule, ABC):
         # Lightning makes the accelerator torch's default device here; orders of images and random
         # draws belong on the CPU, and all else says itself where it lies
         with torch.device("cpu"):
+            # a network that was evaluated or loaded is in evaluation mode, in which batch
+            # normalisation would stay as it is and dropout do nothing
+            self.network.train()
             self.prepare_network()
 
     @abstractmethod

@@ -22,7 +22,7 @@ from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
 from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
-from vpns_lightning.runs.settings import outline
+from vpns_lightning.runs.settings import as_before, outline
 from vpns_lightning.runs.summary import draw_summary, print_table
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
 from vpns_lightning.training.callbacks import (
@@ -98,14 +98,22 @@ def fit_stages(
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
-            run.keep_config(config or outline(network, data, stages, seed))
+            run.keep_config(_config(run, config or outline(network, data, stages, seed)))
         done = run.read_result()
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
+            load_network(run.handoff, network)
             return as_plain(done)
         stop = StopRequest()
         held.enter_context(stop.listening())
         return _Run(run, network, data, machine, seed, stop).through(stages, find)
+
+
+def _config(run: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config in the form in which the run folder holds one, if it does."""
+    stored = run.read_config() if run.config.is_file() else {}
+    outlined_before = "init_args" not in stored.get("data", {"init_args": {}})
+    return as_before(config) if outlined_before else config
 
 
 class _Run:
