@@ -15,7 +15,7 @@ from vpns_lightning.base.processes import say
 from vpns_lightning.base.trust import trust
 from vpns_lightning.commands.diagnosis import explained
 from vpns_lightning.commands.keys import Parser, ParsingError
-from vpns_lightning.runs.loading import check_class_paths
+from vpns_lightning.runs.loading import check_class_paths, check_untyped, guard
 
 CONFIG = ("--config", "-c")
 # keys of version 0.1.0 that have another name now
@@ -37,11 +37,13 @@ def parse(
             is not trusted.
     """
     given = with_present_names(import_plugins(arguments))
+    guard()
     for path in _config_files(given):
         if not path.lstrip().startswith("{"):
             read_config_file(Path(path))
     try:
         parsed: Namespace = parser.parse_args(given)
+        check_untyped(parsed)
         return parsed
     except (argparse.ArgumentError, ParsingError) as error:
         raise explained(str(error), keys or parser, given) from None
