@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
 # rooms whose third-party packages are few on purpose
 PACKAGES: dict[str, set[str]] = {
     "_version": set(),
-    # processes asks Lightning which of several it is; batches names tensors for type checkers alone;
+    # processes asks Lightning which of several it is; batches names tensors for type checkers,
     # trust tells the parser of configs what it may import
     "base": {"lightning", "torch", "jsonargparse"},
     "sparsity": {"torch", "numpy"},

@@ -1,4 +1,4 @@
-"""Whose code a config may name: classes for their keys, of what this project uses or the user named.
+"""Whose code a config may name: classes for their keys, of this project and of plug-ins.
 
 The parser imports what a config names, wherever and however it is named: in a nested file, as text
 in an option, as the ``config.yaml`` of a run. So the rule is the parser's own, checked right before
@@ -10,6 +10,7 @@ wants, the parser checks by the key's type; where a key has no type, nothing is 
 import sys
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 from jsonargparse import set_parsing_settings
 
@@ -70,8 +71,11 @@ def guard_parsing(bases: Iterable[type]) -> None:
     )
 
 
-def _subclasses(base: type) -> set[type]:
-    return {base}.union(*(_subclasses(child) for child in base.__subclasses__()))
+def _subclasses(base: type[Any]) -> set[type[Any]]:
+    found = {base}
+    for child in base.__subclasses__():
+        found |= _subclasses(child)
+    return found
 
 
 def _paths(cls: type) -> Iterable[str]:

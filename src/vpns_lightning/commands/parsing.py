@@ -103,6 +103,11 @@ def read_config_file(path: Path) -> Any:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config file {path} is no YAML: {error}") from None
+    if isinstance(content, dict) and content.get("config"):
+        raise UserError(
+            f"config file {path} names other config files: name them on the command line, one "
+            "--config after another"
+        )
     check_class_paths(content, f"config file {path}")
     return content
 

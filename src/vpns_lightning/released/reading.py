@@ -6,6 +6,7 @@ convolution and linear layer, ``visual_prompt`` has ``program`` and ``mask``, an
 stored: what is strictly above the k-th smallest absolute score of all layers together is kept.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import damaged_record
 
 SCORES = ".popup_scores"
 PARALLEL = "module."  # what DataParallel puts before every name
@@ -96,8 +98,15 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = damaged_record(archive)
+            if damaged is not None:
+                raise EOFError(f"the checksum of {damaged} is wrong")
+        else:  # of torch before 1.6
+            print(f"{path} is of a format without checksums: damage could not be noticed")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"checkpoint {path} is damaged or cut off: {_first_line(error)}") from None
     except Exception:  # torch raises pickle.UnpicklingError and kin for foreign content
         # its own words are left out: they offer to open the file without protection

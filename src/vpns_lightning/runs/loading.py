@@ -50,7 +50,7 @@ def check_class_paths(content: Any, file: str, *, imported: bool = False) -> Non
 
 def _class_paths(tree: Any) -> Iterator[str]:  # any YAML content
     if isinstance(tree, dict | Namespace):
-        for key, value in (vars(tree) if isinstance(tree, Namespace) else tree).items():
+        for key, value in _entries(tree).items():
             if key == "class_path" and isinstance(value, str):
                 yield value
             else:
@@ -62,6 +62,10 @@ def _class_paths(tree: Any) -> Iterator[str]:  # any YAML content
     elif isinstance(tree, list):
         for item in tree:
             yield from _class_paths(item)
+
+
+def _entries(tree: dict[str, Any] | Namespace) -> dict[str, Any]:
+    return vars(tree) if isinstance(tree, Namespace) else tree
 
 
 def guard() -> None:
@@ -83,7 +87,9 @@ def check_untyped(config: Any, key: str = "") -> None:  # a parsed config, or a 
         for item in config:
             check_untyped(item, key)
     elif isinstance(config, dict | Namespace):
-        for name, value in vars(config).items() if isinstance(config, Namespace) else config.items():
+        for name, value in (
+            vars(config).items() if isinstance(config, Namespace) else config.items()
+        ):
             inner = f"{key}.{name}" if key else str(name)
             if name == "dict_kwargs" and next(_class_paths(value), None) is not None:
                 raise UserError(

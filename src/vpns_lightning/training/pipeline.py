@@ -49,6 +49,8 @@ from vpns_lightning.training.machine import (
     warn_of_slow_precision,
 )
 
+NOT_FITTING = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
+
 
 def fit_stages(
     network: PromptedClassifier,
@@ -174,8 +176,8 @@ class _Run:
         if resume:
             say(f"stage {stage.name!r} goes on from {checkpoint}")
         with quiet_lightning(), same_norms(self.network):
-            # strategies that do not fit the accelerator, or do not exist, are ValueErrors
-            with refusing("trainer", (MisconfigurationException, ValueError)):
+            # Lightning says in all of these that options do not fit each other or this machine
+            with refusing("trainer", NOT_FITTING):
                 trainer = self._trainer(stage)
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
