@@ -18,7 +18,7 @@ from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.collecting import collect, stage_summary
 from vpns_lightning.runs.evaluation import evaluate
-from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.folder import RunFolder, method_parts
 from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
 from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
@@ -42,6 +42,7 @@ from vpns_lightning.training.machine import (
     as_list,
     check_channels,
     check_run,
+    described,
     quiet_lightning,
     same_norms,
     tell_dense,
@@ -107,7 +108,8 @@ def fit_stages(
             return as_plain(done)
         stop = StopRequest()
         held.enter_context(stop.listening())
-        return _Run(run, network, data, machine, seed, stop).through(stages, find)
+        parts = method_parts(config or {"trainer": described(machine)})
+        return _Run(run, network, data, machine, seed, stop, parts).through(stages, find)
 
 
 class _Run:
@@ -121,8 +123,10 @@ class _Run:
         machine: Machine,
         seed: int,
         stop: StopRequest,
+        parts: dict[str, list[Any]],
     ) -> None:
         self.run = run
+        self.method_parts = parts
         self.network = network
         self.data = data
         self.machine = machine
@@ -244,6 +248,7 @@ class _Run:
             about = read_about(self.run.handoff)
             run = about.run_so_far()
             result = collect(self.network, self.data, find, run, sys.argv)
+            result = msgspec.structs.replace(result, parts=self.method_parts)
             save_masks(
                 self.run.masks,
                 self.network,
