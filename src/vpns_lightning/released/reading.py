@@ -32,6 +32,7 @@ class Released(NamedTuple):
         region: Where the prompt acts, bool (S, S), or None without a prompt.
         sequence: int64 (C,), source class of each target class.
         epoch: Number of the last epoch, where it is stored.
+        initial: Layer name to weight before tuning, of layers with scores; may be empty.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Released(NamedTuple):
     region: Tensor | None
     sequence: Tensor
     epoch: int | None
+    initial: dict[str, Tensor]
 
 
 def read_released(path: str | Path) -> Released:
@@ -79,6 +81,7 @@ def read_released(path: str | Path) -> Released:
         region=region,
         sequence=_sequence_in(path, content["mapping_sequence"]),
         epoch=epoch if isinstance(epoch, int) else None,
+        initial=_initial_in(content.get("init_weight"), scores),
     )
 
 
@@ -123,10 +126,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _initial_in(stored: Any, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the initial weights that fit the scores; older checkpoints hold none."""
+    if not isinstance(stored, Mapping):
+        return {}
+    named = {str(name).removeprefix(PARALLEL): value for name, value in stored.items()}
+    found = {name: named.get(f"{name}.weight", named.get(name)) for name in scores}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, Tensor) and value.shape == scores[name].shape
+    }
+
+
 def _prompt_in(path: Path, prompt: Any) -> tuple[Tensor | None, Tensor | None]:
     """Return the prompt's values, (3, S, S), and its region, bool (S, S)."""
     if prompt is None:
         return None, None
+    if isinstance(prompt, Mapping):  # wrapped like the network
+        prompt = {str(name).removeprefix(PARALLEL): value for name, value in prompt.items()}
     for key in ("program", "mask"):
         if not isinstance(prompt, Mapping) or not isinstance(prompt.get(key), Tensor):
             refuse(path, f"'visual_prompt' lacks the tensor {key!r} (a random prompt has no mask)")
