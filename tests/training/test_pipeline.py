@@ -18,6 +18,7 @@ from vpns_lightning.grid.cells import config_hash
 from vpns_lightning.runs.folder import RunFolder, config_differences
 from vpns_lightning.runs.handoff import read_about
 from vpns_lightning.runs.metrics import read_metrics
+from vpns_lightning.training import pipeline
 
 RUN_FILES = ("config.yaml", "handoff.safetensors", "masks.safetensors", "metrics.csv")
 
@@ -397,3 +398,20 @@ def test_a_callback_that_may_change_the_method_makes_another_run(trainer: dict[s
 def test_a_callback_that_only_looks_makes_no_other_run() -> None:
     plain = {"trainer": {"callbacks": None}, "find": {"epochs": 1}}
     assert not config_differences(plain, {**plain, "trainer": {"callbacks": [BAR]}})
+
+
+def test_a_kill_before_the_result_loses_no_line_of_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "write_record", kill)
+        with pytest.raises(Killed):
+            Parts().fit(tmp_path)
+    Parts().fit(tmp_path)
+    last = [
+        row["metric"] for row in read_metrics(tmp_path / "metrics.csv") if row["stage"] == "result"
+    ]
+    assert last == list(pipeline.LOGGED_RESULTS)

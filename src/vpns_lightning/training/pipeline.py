@@ -258,13 +258,17 @@ class _Run:
                 sparsity=about.sparsity,
             )
             draw_summary(self.run, self.network, self.data, result)
+            plain = as_plain(result)
+            # a run that was killed right here writes these lines again
+            self.csv.forget("result", 0)
+            for logger in self.loggers:
+                logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
+        for logger in self.loggers:
+            logger.finalize("success")
+        if is_first_process():
+            # last, since it is the mark of a finished run: what is not written by now never will be
             write_record(self.run.result, result)
             print_table(result, self.run)
-            plain = as_plain(result)
-        for logger in self.loggers:
-            if is_first_process():
-                logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
-            logger.finalize("success")
         return plain
 
 
