@@ -38,7 +38,7 @@ class Parser(LightningArgumentParser):
     """A parser that raises instead of printing its usage and leaving, with a short help."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{"formatter_class": ShortHelp, **options})
+        super().__init__(*args, **{"formatter_class": ShortHelp, "allow_abbrev": False, **options})
         guard()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

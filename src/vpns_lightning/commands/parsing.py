@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
 from vpns_lightning.base.trust import trust
-from vpns_lightning.commands.diagnosis import explained
+from vpns_lightning.commands.diagnosis import SECTIONS, explained
 from vpns_lightning.commands.keys import Parser, ParsingError
 from vpns_lightning.runs.loading import check_class_paths, check_untyped, guard
 
@@ -97,17 +97,28 @@ def read_config_file(path: Path) -> Any:
         UserError: The file is missing, is no YAML, or names a class of a package that nobody named
             on the command line.
     """
-    if not path.is_file():
-        raise UserError(f"config file {path} does not exist")
     try:
+        if path.is_dir():
+            raise UserError(f"config file {path} is a folder: name a file in it")
         content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise UserError(f"config file {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"config file {path} is no YAML: {error}") from None
     if isinstance(content, dict) and content.get("config"):
         raise UserError(
             f"config file {path} names other config files: name them on the command line, one "
             "--config after another"
         )
+    for section in SECTIONS if isinstance(content, dict) else ():
+        # a text names a file with the section's keys
+        if not isinstance(content.get(section) or {}, dict | str):
+            raise UserError(
+                f"config file {path}: {section} is a section with keys of its own, got "
+                f"{content[section]!r}"
+            )
     check_class_paths(content, f"config file {path}")
     return content
 
