@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ def with_present_names(arguments: Sequence[str]) -> list[str]:
 def _config_of_today(path: str) -> str:
     """Return a config file's path, or its content under present names where it uses old ones."""
     file = Path(path)
-    if path.lstrip().startswith("{") or not file.is_file():
+    # of os, which says no of a name that is too long, where pathlib raises
+    if path.lstrip().startswith("{") or not os.path.isfile(file):
         return path
     content = read_config_file(file)
     found = [old for old in RENAMED if isinstance(content, dict) and old in content]
