@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import uuid
 import zipfile
 import zlib
@@ -38,8 +39,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(
+    path: Path, *, needed: int = 0, faults: tuple[type[Exception], ...] = ()
+) -> Iterator[Path]:
     """Do as :func:`replacing`, and say in one line why a file could not be written.
+
+    Args:
+        path: The file.
+        needed: Bytes that will be written, where that is known.
+        faults: What else a library raises where the system refuses to write.
 
     Raises:
         UserError: The path names no file, the folder cannot be written or the disk is full.
@@ -49,11 +57,25 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as temporary:
             yield temporary
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (OSError, *faults)):
+            raise
+        said = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        if _is_full(path.parent, needed):
+            said = f"disk full: {max(needed >> 20, 1):,} MB needed in {path.parent}"
         raise UserError(
-            f"{path} could not be written ({error.strerror or error}): free space or choose "
+            f"{path} could not be written ({said or error}): free space or choose "
             "another folder; what was there before is untouched"
         ) from error
+
+
+def _is_full(folder: Path, needed: int) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < needed
+    except OSError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

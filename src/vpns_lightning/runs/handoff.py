@@ -85,7 +85,8 @@ def _save(path: Path, state: dict[str, Tensor], about: HandOff) -> None:
     """Write tensors and facts, with a hash of either: no byte may change unnoticed."""
     digest = tensors_hash(sorted(state.items()))
     facts = encode(msgspec.structs.replace(about, tensors_sha256=digest))
-    with whole_file(path) as temporary:
+    needed = sum(tensor.nbytes for tensor in state.values())
+    with whole_file(path, needed=needed, faults=(SafetensorError,)) as temporary:
         save_file(state, temporary, metadata={"vpns": facts, "vpns_sha256": text_hash(facts)})
 
 

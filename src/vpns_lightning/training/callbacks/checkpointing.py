@@ -108,7 +108,10 @@ def _kind(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    with whole_file(path) as temporary:
+    tensors = (leaf for leaf in pytree.tree_leaves(checkpoint) if isinstance(leaf, Tensor))
+    needed = sum(tensor.nbytes for tensor in tensors)
+    # torch raises RuntimeError where the system cannot write
+    with whole_file(path, needed=needed, faults=(RuntimeError,)) as temporary:
         torch.save(checkpoint, temporary)
 
 
