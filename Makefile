@@ -7,7 +7,7 @@ export WANDB_MODE ?= offline
 export WANDB_ERROR_REPORTING ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow check format bench notebooks clean
+.PHONY: help quickstart test test-slow test-trust check format bench notebooks clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,10 +21,13 @@ quickstart: .venv/.installed ## install, then VPNs on digits: warm-up, mask find
 	$(BIN)/vpns fit --config configs/quickstart.yaml
 
 test: .venv/.installed ## the tests (minutes; no network, no GPU)
-	$(BIN)/python -m pytest -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -m "not slow and not trust and not gpu and not network"
 
 test-slow: .venv/.installed ## the slow tests: real kills, two processes, benchmarks' equality
-	$(BIN)/python -m pytest -m "slow and not gpu and not network"
+	$(BIN)/python -m pytest -m "slow and not trust and not gpu and not network"
+
+test-trust: .venv/.installed ## count what docs/trust.md promises: kills, payloads, bad input, flipped bytes
+	$(BIN)/python -m pytest -m trust tests/trust
 
 check: .venv/.installed ## ruff (lint and format), mypy, import rules
 	$(BIN)/ruff check .

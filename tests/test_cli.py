@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,6 +161,54 @@ def test_a_config_cannot_import_a_foreign_module(
         path.write_text(yaml.safe_dump(BASE | where))
         assert "--plugins evil" in refusal(capsys, "fit", f"--config={path}")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"find.pruner.class_path": "evil_bypass.Thing"},
+        {"find": {**BASE["find"], "pruner": '{"class_path": "evil_bypass.Thing"}'}},
+        {"find": {**BASE["find"], "pruner": "part.yaml"}},
+        {"config": "whole.yaml"},
+        {"config": ["whole.yaml"]},
+        {"trainer": {**BASE["trainer"], "callbacks+": {"class_path": "evil_bypass.Thing"}}},
+        {"tune": {"optimizer": {"class_path": "torch.hub.load"}}},
+        {
+            "trainer": {
+                "callbacks": [
+                    {
+                        "class_path": "LambdaCallback",
+                        "init_args": {"on_fit_start": "evil_bypass.Thing"},
+                    }
+                ]
+            }
+        },
+        {
+            "trainer": {
+                "logger": {
+                    "class_path": "WandbLogger",
+                    "dict_kwargs": {"settings": {"class_path": "subprocess.Popen"}},
+                }
+            }
+        },
+    ],
+)
+def test_no_way_of_writing_a_config_imports_a_foreign_class(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: dict[str, Any],
+) -> None:
+    (tmp_path / "evil_bypass.py").write_text("class Thing:\n    def __init__(self, **k): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    thing = {"class_path": "evil_bypass.Thing"}
+    Path("part.yaml").write_text(yaml.safe_dump(thing))
+    Path("whole.yaml").write_text(yaml.safe_dump({"find": {"pruner": thing}}))
+    Path("config.yaml").write_text(yaml.safe_dump(BASE | where))
+    refusal(capsys, "fit", "--config=config.yaml", f"--trainer.default_root_dir={tmp_path / 'run'}")
+    assert "evil_bypass" not in sys.modules
+    assert not (tmp_path / "run" / "find").exists()
 
 
 def test_a_plugin_named_on_the_command_line_brings_its_classes(

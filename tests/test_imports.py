@@ -35,8 +35,9 @@ ALLOWED: dict[str, set[str]] = {
 # rooms whose third-party packages are few on purpose
 PACKAGES: dict[str, set[str]] = {
     "_version": set(),
-    # processes asks Lightning which of several it is; batches names tensors for type checkers alone
-    "base": {"lightning", "torch"},
+    # processes asks Lightning which of several it is; batches names tensors for type checkers,
+    # trust tells the parser of configs what it may import
+    "base": {"lightning", "torch", "jsonargparse"},
     "sparsity": {"torch", "numpy"},
     # the graph of channels and their removal are Torch-Pruning's; timm and the Hub, which it
     # brings, only where a backbone is timm's

@@ -19,7 +19,15 @@ from toy_data import noise
 from vpns_lightning import cli
 from vpns_lightning.commands import importing
 from vpns_lightning.pruners import Stored
-from vpns_lightning.released import masks_from, network_arguments, network_from, read_released
+from vpns_lightning.released import (
+    check_sparsity_of,
+    check_values,
+    derived_sparsity,
+    masks_from,
+    network_arguments,
+    network_from,
+    read_released,
+)
 from vpns_lightning.sparsity import get_masks
 
 
@@ -388,3 +396,78 @@ def test_the_paper_s_backbones_are_imported(backbone: str, drop: bool, tmp_path:
     agree(network, made)
     missing = [name for name, _ in network.backbone.named_parameters() if name.endswith(".bias")]
     assert any("features" in name for name in missing) is (backbone == "vgg16" and not drop)
+
+
+def tuned(path: Path, sparsity: float, **changes: Any) -> Path:
+    """Write a checkpoint whose pruned weights have only decayed, as tuning leaves them."""
+    made = Checkpoint(small_net(), classes=7, density=1 - sparsity, region=frame(40, 5), drop=True)
+    content = made.content()
+    masks = masks_from(made.scores, sparsity)
+    draw = torch.Generator().manual_seed(1)
+    initial = {}
+    for name, mask in masks.items():
+        final = content["state_dict"][f"{name}.weight"]
+        initial[f"module.{name}.weight"] = before = torch.randn(final.shape, generator=draw)
+        # 400 steps of decay round 400 times
+        moved = before + 0.05 * torch.randn(final.shape, generator=draw)
+        final.copy_(torch.where(mask, moved, before * 0.9871 * (1 + 1e-6)))
+    torch.save({**content, "init_weight": initial, **changes}, path)
+    return path
+
+
+@pytest.mark.parametrize("sparsity", [0.9, 0.5, 0.01])
+def test_the_sparsity_is_told_by_the_weights_that_only_decayed(
+    sparsity: float, tmp_path: Path
+) -> None:
+    found = derived_sparsity(read_released(tuned(tmp_path / "best.pth", sparsity)))
+    assert found == pytest.approx(sparsity, abs=1e-5)
+
+
+@pytest.mark.parametrize("asked", [0.89, 0.91])
+def test_another_sparsity_than_that_of_tuning_is_refused(asked: float, tmp_path: Path) -> None:
+    released = read_released(tuned(tmp_path / "best.pth", 0.9))
+    with pytest.raises(vpns.UserError, match=r"tuned at sparsity 0\.9000.*give --sparsity 0\.90"):
+        check_sparsity_of(released, asked)
+    assert check_sparsity_of(released, 0.9) is None
+
+
+def test_a_checkpoint_without_initial_weights_says_that_it_does_not_tell(tmp_path: Path) -> None:
+    released = read_released(tuned(tmp_path / "best.pth", 0.9, init_weight={}))
+    assert "cannot be told" in str(check_sparsity_of(released, 0.8))
+
+
+def bad_checkpoint(path: Path, fault: str) -> Path:
+    content = torch.load(tuned(path, 0.5), weights_only=True)
+    state = content["state_dict"]
+    scores = [name for name in state if name.endswith("popup_scores")]
+    if fault == "NaN":
+        state[scores[0].replace("popup_scores", "weight")].view(-1)[3] = float("nan")
+    elif fault == "half precision":
+        state |= {name: state[name].half() for name in scores}
+    else:
+        content["mapping_sequence"][1] = content["mapping_sequence"][0]
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("fault", ["NaN", "half precision", "twice"])
+def test_values_that_no_training_leaves_are_refused(fault: str, tmp_path: Path) -> None:
+    with pytest.raises(vpns.UserError, match=fault):
+        check_values(read_released(bad_checkpoint(tmp_path / "best.pth", fault)))
+
+
+def test_a_prompt_may_be_wrapped_as_a_network_may(tmp_path: Path) -> None:
+    plain = read_released(tuned(tmp_path / "best.pth", 0.5))
+    prompt = torch.load(plain.path, weights_only=True)["visual_prompt"]
+    wrapped = {f"module.{name}": value for name, value in prompt.items()}
+    again = read_released(tuned(tmp_path / "wrapped.pth", 0.5, visual_prompt=wrapped))
+    assert torch.equal(again.program, plain.program)  # type: ignore[arg-type]
+
+
+def test_a_changed_byte_of_a_checkpoint_is_noticed(tmp_path: Path) -> None:
+    path = tuned(tmp_path / "best.pth", 0.5)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(vpns.UserError, match="damaged"):
+        read_released(path)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from toy_results import PAD, as_run, grid, result, write
 
@@ -213,3 +214,40 @@ def test_older_results_are_still_told_apart_by_their_steps_of_tuning() -> None:
 def test_methods_that_were_given_other_weights_are_remarked_on() -> None:
     (note,) = remarks({"VPNs": [run_of()], "OMP": [run_of(method="OMP", weights="other")]})
     assert note == "VPNs and OMP differ in weights: IMAGENET1K_V1, other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parts": {"callbacks": [{"class_path": "EMAWeightAveraging"}]}}, "parts.callbacks"),
+        ({"parameters": 12}, "parameters"),
+        ({"weights_prunable": 10}, "weights_prunable"),
+    ],
+)
+def test_runs_of_another_method_or_network_are_no_one_curve(
+    changes: dict[str, Any], said: str
+) -> None:
+    facts: dict[str, Any] = {"parts": {}, "parameters": 11, "weights_prunable": 9}
+    runs = [run_of(seed=seed, **{**facts, **(changes if seed else {})}) for seed in (0, 1)]
+    why = mixture(runs)
+    assert why is not None
+    assert why.startswith(said)
+
+
+def test_stopped_and_whole_runs_are_no_one_curve() -> None:
+    whole = run_of(seed=0)
+    stages = {"tune": {"epochs": 1, "gradient_steps": 3, "stopped": True}}
+    stopped = [run_of(seed=seed, stages=stages) for seed in (1, 2)]
+    stopped[1].record.stages["tune"] = msgspec.structs.replace(
+        stopped[1].record.stages["tune"], gradient_steps=6
+    )
+    assert "stages stopped early" in str(mixture([whole, stopped[0]]))
+    assert mixture(stopped) is None
+
+
+@pytest.mark.parametrize("method", ["=cmd()", "+1", "-2+3", "@SUM(A1)", "\t=1"])
+def test_no_cell_of_the_csv_is_a_formula(method: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(to_csv(rows([run_of(method=method)]))))
+    assert row["method"] == f"'{method}"
+    assert row["label"] == f"'{method}"
+    assert float(row["test_accuracy"]) > 0

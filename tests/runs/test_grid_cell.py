@@ -1,5 +1,6 @@
 """What a run knows of its grid, and the warm-up it shares with others; toy runs in this process."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def test_a_cell_with_a_shared_warm_up_ends_as_one_with_its_own(
     # it was not trained again, and marks of the shared file stay with that file
     assert not (tmp_path / "second" / "warmup").exists()
     about = read_about(tmp_path / "second" / "handoff.safetensors")
-    assert (about.shared_by, about.tensors_sha256) == (UNSET, UNSET)
+    assert about.shared_by is UNSET
+    assert about.tensors_sha256  # every hand-off has one
     assert second["grid"] == {"name": "fig0", "cell": "second", "method": "A", "axes": {"pad": 8}}
     assert "grid" not in own
 
@@ -141,7 +143,11 @@ def test_every_stage_is_a_wandb_run_of_the_grid_s_group(
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
     assert wandb_arguments({"project": "vpns"}, run.path, "tune")["id"] == "abc"
-    assert wandb_arguments({"project": "vpns"}, run.path, "find")["id"] != "abc"
+    assert wandb_arguments({"project": "vpns"}, run.path, "find")["id"] == "abc-find"
+    # in a sweep W&B looks at the environment alone
+    assert os.environ["WANDB_RUN_ID"] == "abc-find"
+    assert wandb_arguments({"project": "vpns"}, run.path, "tune")["id"] == "abc"
+    assert os.environ["WANDB_RUN_ID"] == "abc"
 
 
 def test_wandb_runs_offline_where_it_must_and_says_why(

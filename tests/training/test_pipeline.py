@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 import vpns_lightning as vpns
 from toy_run import KillAt, KillAtEnd, Killed, Parts
+from vpns_lightning.grid.cells import config_hash
 from vpns_lightning.runs.folder import RunFolder, config_differences
 from vpns_lightning.runs.handoff import read_about
 from vpns_lightning.runs.metrics import read_metrics
+from vpns_lightning.training import pipeline
 
 RUN_FILES = ("config.yaml", "handoff.safetensors", "masks.safetensors", "metrics.csv")
 
@@ -362,3 +365,52 @@ def test_a_dense_run_without_warm_up_fits_its_mapping(tmp_path: Path) -> None:
     result = parts.fit(tmp_path)
     assert bool(parts.network.mapping.fitted)
     assert result["gradient_steps"] == 3
+
+
+def test_a_stage_that_a_callback_stopped_says_what_ran(tmp_path: Path) -> None:
+    stopping = EarlyStopping("tune/acc", mode="max", stopping_threshold=-1.0, strict=False)
+    result = Parts(epochs=2).fit(tmp_path, stopping)
+    tune, find = result["stages"]["tune"], result["stages"]["find"]
+    assert (tune["epochs"], tune["stopped"], tune["gradient_steps"]) == (1, True, 3)
+    assert (find["epochs"], "stopped" in find) == (2, False)
+    assert result["epochs"] == 5
+    assert [part["name"] for part in result["parts"]["callbacks"]] == ["EarlyStopping"]
+
+
+EMA = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}
+BAR = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
+HALF = {"class_path": "lightning.pytorch.plugins.HalfPrecision"}
+
+
+@pytest.mark.parametrize(
+    "trainer", [{"callbacks": [BAR, EMA]}, {"callbacks": EMA}, {"plugins": HALF}]
+)
+def test_a_callback_that_may_change_the_method_makes_another_run(trainer: dict[str, Any]) -> None:
+    plain = {"trainer": {"callbacks": None, "plugins": None}, "find": {"epochs": 1}}
+    changed = {**plain, "trainer": trainer}
+    (key,) = trainer
+    assert [line.partition(":")[0] for line in config_differences(plain, changed)] == [
+        f"trainer.{key}"
+    ]
+    assert config_hash({**plain}) != config_hash(changed)
+
+
+def test_a_callback_that_only_looks_makes_no_other_run() -> None:
+    plain = {"trainer": {"callbacks": None}, "find": {"epochs": 1}}
+    assert not config_differences(plain, {**plain, "trainer": {"callbacks": [BAR]}})
+
+
+def test_a_kill_before_the_result_loses_no_line_of_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "write_record", kill)
+        with pytest.raises(Killed):
+            Parts().fit(tmp_path)
+    Parts().fit(tmp_path)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    last = [line.split(",")[3] for line in lines if line.startswith("result,")]
+    assert last == list(pipeline.LOGGED_RESULTS)

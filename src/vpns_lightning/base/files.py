@@ -1,7 +1,11 @@
 """Files that are either whole or absent."""
 
+import hashlib
 import os
+import shutil
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,8 +39,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(
+    path: Path, *, needed: int = 0, faults: tuple[type[Exception], ...] = ()
+) -> Iterator[Path]:
     """Do as :func:`replacing`, and say in one line why a file could not be written.
+
+    Args:
+        path: The file.
+        needed: Bytes that will be written, where that is known.
+        faults: What else a library raises where the system refuses to write.
 
     Raises:
         UserError: The path names no file, the folder cannot be written or the disk is full.
@@ -46,11 +57,25 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as temporary:
             yield temporary
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (OSError, *faults)):
+            raise
+        said = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+        if _is_full(path.parent, needed):
+            said = f"disk full: {max(needed >> 20, 1):,} MB needed in {path.parent}"
         raise UserError(
-            f"{path} could not be written ({error.strerror or error}): free space or choose "
+            f"{path} could not be written ({said or error}): free space or choose "
             "another folder; what was there before is untouched"
         ) from error
+
+
+def _is_full(folder: Path, needed: int) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < needed
+    except OSError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,6 +110,28 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def text_hash(text: str) -> str:
+    """Return the SHA-256 (hex) of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def damaged_record(archive: zipfile.ZipFile) -> str | None:
+    """Return the first record whose checksum is wrong; ``torch.load`` itself does not look.
+
+    Where all are, none was written (``torch.serialization.set_crc32_options``).
+    """
+    faults = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError)
+    wrong = []
+    for entry in archive.infolist():
+        try:
+            with archive.open(entry) as record:
+                while record.read(1 << 20):
+                    pass
+        except faults:  # also what a changed flag of a header comes to
+            wrong.append(entry.filename)
+    return wrong[0] if 0 < len(wrong) < len(archive.infolist()) else None
 
 
 def sweep_temporaries(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """``vpns import``: a run folder from a checkpoint of the authors' released code."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -16,6 +16,8 @@ from vpns_lightning.pruners import Hydra
 from vpns_lightning.released import (
     PromptKind,
     Released,
+    check_sparsity_of,
+    check_values,
     network_arguments,
     network_from,
     read_released,
@@ -78,10 +80,15 @@ def run(arguments: Sequence[str]) -> None:
         raise UserError(f"{folder.path} holds a run already: choose another --output")
     released = read_released(config.checkpoint)
     data: ImageData = instantiate(parser, config).data
+    check_values(released)
+    untold = check_sparsity_of(released, config.sparsity)
+    if untold is not None:
+        print(untold)
     described = network_arguments(released, config.backbone, data.num_classes, config.prompt)
     network = network_from(released, described, config.sparsity)
     if network.prompt is not None:
         network.prompt.check_input_size(data.input_size)
+        _say_size(described["prompt"], data.input_size)
     measured = sparsity_report(network.backbone).sparsity
     with folder.locked():
         run = _measured(network.to(device), data, _known(released, network, data))
@@ -103,6 +110,17 @@ def run(arguments: Sequence[str]) -> None:
         save_masks(folder.masks, network, run, method=result.method, stage=STAGE, sparsity=measured)
         write_record(folder.result, result)
     _say(folder, result)
+
+
+def _say_size(prompt: Mapping[str, Any], input_size: int) -> None:
+    """Say that images leave a gap between them and a border that surrounds them."""
+    given = prompt["init_args"]
+    inner = given["canvas_size"] - 2 * given.get("pad_size", 0)
+    if "pad_size" in given and 0 < input_size < inner:
+        print(
+            f"the prompt's border leaves {inner} px free, and images of {input_size} px do not "
+            f"fill it: if it was trained at {inner} px, add --data.input_size {inner}"
+        )
 
 
 def _plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.help import ShortHelp
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier, specify
+from vpns_lightning.runs.loading import guard
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
 from vpns_lightning.training.machine import ELSEWHERE
 
@@ -37,7 +38,8 @@ class Parser(LightningArgumentParser):
     """A parser that raises instead of printing its usage and leaving, with a short help."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{"formatter_class": ShortHelp, **options})
+        super().__init__(*args, **{"formatter_class": ShortHelp, "allow_abbrev": False, **options})
+        guard()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong.

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from jsonargparse import ArgumentParser, Namespace
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
 from vpns_lightning.base.trust import trust
-from vpns_lightning.commands.diagnosis import explained
+from vpns_lightning.commands.diagnosis import SECTIONS, explained
 from vpns_lightning.commands.keys import Parser, ParsingError
-from vpns_lightning.runs.loading import check_class_paths
+from vpns_lightning.runs.loading import check_class_paths, check_untyped, guard
 
 CONFIG = ("--config", "-c")
 # keys of version 0.1.0 that have another name now
@@ -37,11 +38,13 @@ def parse(
             is not trusted.
     """
     given = with_present_names(import_plugins(arguments))
+    guard()
     for path in _config_files(given):
         if not path.lstrip().startswith("{"):
             read_config_file(Path(path))
     try:
         parsed: Namespace = parser.parse_args(given)
+        check_untyped(parsed)
         return parsed
     except (argparse.ArgumentError, ParsingError) as error:
         raise explained(str(error), keys or parser, given) from None
@@ -66,7 +69,8 @@ def with_present_names(arguments: Sequence[str]) -> list[str]:
 def _config_of_today(path: str) -> str:
     """Return a config file's path, or its content under present names where it uses old ones."""
     file = Path(path)
-    if path.lstrip().startswith("{") or not file.is_file():
+    # of os, which says no of a name that is too long, where pathlib raises
+    if path.lstrip().startswith("{") or not os.path.isfile(file):
         return path
     content = read_config_file(file)
     found = [old for old in RENAMED if isinstance(content, dict) and old in content]
@@ -95,12 +99,28 @@ def read_config_file(path: Path) -> Any:
         UserError: The file is missing, is no YAML, or names a class of a package that nobody named
             on the command line.
     """
-    if not path.is_file():
-        raise UserError(f"config file {path} does not exist")
     try:
+        if path.is_dir():
+            raise UserError(f"config file {path} is a folder: name a file in it")
         content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise UserError(f"config file {path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"config file {path} is no YAML: {error}") from None
+    if isinstance(content, dict) and content.get("config"):
+        raise UserError(
+            f"config file {path} names other config files: name them on the command line, one "
+            "--config after another"
+        )
+    for section in SECTIONS if isinstance(content, dict) else ():
+        # a text names a file with the section's keys
+        if not isinstance(content.get(section) or {}, dict | str):
+            raise UserError(
+                f"config file {path}: {section} is a section with keys of its own, got "
+                f"{content[section]!r}"
+            )
     check_class_paths(content, f"config file {path}")
     return content
 

@@ -64,11 +64,11 @@ def _card(
     load: Sequence[str],
     limits: Sequence[str],
 ) -> str:
-    title = f"# {export.name}: {network.backbone_name} on {about.dataset}"
+    title = _inline(f"# {export.name}: {network.backbone_name} on {about.dataset}")
     lines = [title, "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    lines += [f"| {name} | {_inline(value)} |" for name, value in facts.items()]
     lines += ["", "## Load", "", *load, ""]
-    lines += ["## Classes", "", ", ".join(map(str, about.class_names)), "", "## Limits", ""]
+    lines += ["## Classes", "", ", ".join(map(_inline, about.class_names)), "", "## Limits", ""]
     lines += [f"- {limit}" for limit in limits]
     return "\n".join(lines) + "\n"
 
@@ -99,9 +99,15 @@ def _facts(
         "prompt": prompt,
         "pretrained weights": about.weights or "none",
         "seed": "not known" if about.seed is None else about.seed,
-        "command": f"`{command}`" if command else "not known",
+        "command": f"`{command.replace('`', chr(39))}`" if command else "not known",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
+
+
+def _inline(value: object) -> str:
+    """Return a value as text of one line that is neither markup nor the end of a cell."""
+    text = " ".join(str(value).split()).replace("|", r"\|")
+    return text.replace("<", "&lt;").replace("[", r"\[").replace("](", r"\](")
 
 
 def _number(value: float | None) -> str:

@@ -35,6 +35,9 @@ OF_THE_GRID = {
     "seed_everything": "'seeds', of the grid or of a method",
     "trainer.default_root_dir": "'runs', or --runs",
 }
+# what a grid may set: a word before the = of an option, and none that has another meaning
+CONFIG_KEY = re.compile(r"[A-Za-z_][\w.]*\+?")
+NOT_KEYS = ("plugins", "config", "c", "print_config", "help", "h")
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,11 @@ def _check_keys(grid: GridFile, changes: Mapping[str, Any]) -> None:
     places += [(f"{grid.path}: methods.{m.name}", m.keys) for m in grid.methods]
     for place, keys in places:
         for key in keys:
+            if not CONFIG_KEY.fullmatch(str(key)) or str(key).rstrip("+") in NOT_KEYS:
+                raise UserError(
+                    f"{place}: {key!r} is no key of a config, such as find.epochs; --plugins and "
+                    "--config are options of the command line alone"
+                )
             if key in OF_THE_GRID:
                 raise UserError(f"{place}: {key} is set by the grid: use {OF_THE_GRID[key]}")
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import damaged_record
 
 # torchvision's and timm's training scripts store their options; it holds plain values alone
 SAFE = (argparse.Namespace,)
@@ -79,7 +80,7 @@ def _refuse_zip(file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             names = [Path(name) for name in archive.namelist()]
-            damaged = _damaged(archive)
+            damaged = damaged_record(archive)
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
         raise UserError(
             f"weights file {file} is damaged or cut off: copy or download it again"
@@ -106,22 +107,6 @@ def _refuse_zip(file: Path) -> None:
             f"weights file {file} is damaged: its record {damaged} has another checksum than when "
             "it was written; copy or download it again"
         )
-
-
-def _damaged(archive: zipfile.ZipFile) -> str | None:
-    """Return the first record whose checksum is wrong.
-
-    Where all are, none was written (``torch.serialization.set_crc32_options``).
-    """
-    wrong = []
-    for entry in archive.infolist():
-        try:
-            with archive.open(entry) as record:
-                while record.read(1 << 20):
-                    pass
-        except zipfile.BadZipFile:
-            wrong.append(entry.filename)
-    return wrong[0] if 0 < len(wrong) < len(archive.infolist()) else None
 
 
 def _read_pickle(file: Path) -> Any:  # what the file holds

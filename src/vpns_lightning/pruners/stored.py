@@ -9,10 +9,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import text_hash
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.backbones import head_of
 from vpns_lightning.pruners.base import Pruner, thaw
-from vpns_lightning.sparsity import attention_projections, get_masks, set_masks
+from vpns_lightning.sparsity import attention_projections, get_masks, set_masks, tensors_hash
 
 TOLERANCE = 0.005  # slicing a head moves the sparsity by less
 
@@ -102,9 +103,16 @@ class Stored(Pruner):
         try:
             with safe_open(self.path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-                about = json.loads((file.metadata() or {}).get("vpns", "{}"))
+                stored = file.metadata() or {}
+            facts = stored.get("vpns", "{}")
+            if stored.get("vpns_sha256", digest := text_hash(facts)) != digest:
+                raise ValueError("its facts have another hash than when they were written")
+            about = json.loads(facts)
             if not isinstance(about, dict):
                 raise ValueError("its facts are no mapping")
+            digest = tensors_hash(sorted(tensors.items()))
+            if about.get("tensors_sha256", digest) != digest:
+                raise ValueError("its tensors have another hash than when they were written")
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(
                 f"cannot read masks from {str(self.path)!r} ({error}): give the masks.safetensors "

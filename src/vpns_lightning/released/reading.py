@@ -6,6 +6,7 @@ convolution and linear layer, ``visual_prompt`` has ``program`` and ``mask``, an
 stored: what is strictly above the k-th smallest absolute score of all layers together is kept.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.files import damaged_record
 
 SCORES = ".popup_scores"
 PARALLEL = "module."  # what DataParallel puts before every name
@@ -30,6 +32,7 @@ class Released(NamedTuple):
         region: Where the prompt acts, bool (S, S), or None without a prompt.
         sequence: int64 (C,), source class of each target class.
         epoch: Number of the last epoch, where it is stored.
+        initial: Layer name to weight before tuning, of layers with scores; may be empty.
     """
 
     path: Path
@@ -39,6 +42,7 @@ class Released(NamedTuple):
     region: Tensor | None
     sequence: Tensor
     epoch: int | None
+    initial: dict[str, Tensor]
 
 
 def read_released(path: str | Path) -> Released:
@@ -77,6 +81,7 @@ def read_released(path: str | Path) -> Released:
         region=region,
         sequence=_sequence_in(path, content["mapping_sequence"]),
         epoch=epoch if isinstance(epoch, int) else None,
+        initial=_initial_in(content.get("init_weight"), scores),
     )
 
 
@@ -96,8 +101,15 @@ def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = damaged_record(archive)
+            if damaged is not None:
+                raise EOFError(f"the checksum of {damaged} is wrong")
+        else:  # of torch before 1.6
+            print(f"{path} is of a format without checksums: damage could not be noticed")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"checkpoint {path} is damaged or cut off: {_first_line(error)}") from None
     except Exception:  # torch raises pickle.UnpicklingError and kin for foreign content
         # its own words are left out: they offer to open the file without protection
@@ -114,10 +126,25 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _initial_in(stored: Any, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the initial weights that fit the scores; older checkpoints hold none."""
+    if not isinstance(stored, Mapping):
+        return {}
+    named = {str(name).removeprefix(PARALLEL): value for name, value in stored.items()}
+    found = {name: named.get(f"{name}.weight", named.get(name)) for name in scores}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, Tensor) and value.shape == scores[name].shape
+    }
+
+
 def _prompt_in(path: Path, prompt: Any) -> tuple[Tensor | None, Tensor | None]:
     """Return the prompt's values, (3, S, S), and its region, bool (S, S)."""
     if prompt is None:
         return None, None
+    if isinstance(prompt, Mapping):  # wrapped like the network
+        prompt = {str(name).removeprefix(PARALLEL): value for name, value in prompt.items()}
     for key in ("program", "mask"):
         if not isinstance(prompt, Mapping) or not isinstance(prompt.get(key), Tensor):
             refuse(path, f"'visual_prompt' lacks the tensor {key!r} (a random prompt has no mask)")

@@ -13,7 +13,8 @@ CURVE_KEYS = (
     *("dataset", "classes", "train_images", "test_images", "limit_per_class"),
     *("limit_test_per_class", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
-    *("sparsity_by_layer", "tuning steps"),
+    *("sparsity_by_layer", "parameters", "weights_prunable", "parts", "stages stopped early"),
+    "tuning steps",
 )
 # what should be equal between the curves of one panel
 PANEL_KEYS = ("weights", "train_images", "test_images", "input_size", "batch_size", "protocol")
@@ -25,7 +26,11 @@ def setting(run: Run, key: str) -> Any:  # any JSON
     """Return a setting of a run, :data:`UNKNOWN` where its result does not say."""
     if key == "tuning steps":  # in results of every version; finding may stop early, tuning not
         tune = run.record.stages.get("tune")
+        if tune is not None and tune.stopped:
+            return "until it was stopped"
         return UNKNOWN if tune is None or tune.gradient_steps is UNSET else tune.gradient_steps
+    if key == "stages stopped early":
+        return [name for name, stage in run.record.stages.items() if stage.stopped]
     value = recorded(run.record, key)
     if value == UNKNOWN and key.startswith("limit_"):  # versions that do not state it had none
         return None

@@ -226,9 +226,14 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows of equal keys as CSV text."""
+    """Return rows of equal keys as CSV text; no cell of it is a formula to a spreadsheet."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(table[0]) if table else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows({key: _as_text(value) for key, value in row.items()} for row in table)
     return out.getvalue()
+
+
+def _as_text(value: object) -> object:
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value

@@ -155,7 +155,7 @@ def to_markdown(table: Table) -> str:
     """Return a table as Markdown."""
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+        return "| " + " | ".join(map(_inline, cells)) + " |"
 
     body = [line(f"**{c.text}**" if c.bold else c.text for c in row) for row in table.rows]
     rule = line("---" if i == 0 else "---:" for i in range(len(table.columns)))
@@ -208,3 +208,8 @@ ESCAPES = {
 def escape(text: str) -> str:
     """Return text that LaTeX sets as it stands."""
     return "".join(ESCAPES.get(sign, sign) for sign in text)
+
+
+def _inline(cell: str) -> str:
+    """Return a cell of a Markdown table: one line, no HTML, no end of the cell."""
+    return " ".join(cell.split()).replace("|", r"\|").replace("<", "&lt;")

@@ -21,6 +21,13 @@ MACHINE_KEYS = (
         for key in ("root", "num_workers", "cache", "cache_limit", "cache_dir", "download")
     ),
 )
+# sections of the Trainer whose parts act on what is learned, but for parts that only look or say
+METHOD_PARTS = ("callbacks", "plugins")
+WATCHING = (
+    *("RichProgressBar", "TQDMProgressBar", "RichModelSummary", "ModelSummary", "Timer"),
+    *("LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor"),
+)
+MACHINE_MODULES = (".environments.", ".io.")
 
 
 class RunFolder:
@@ -139,12 +146,12 @@ class RunFolder:
 
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every leaf that differs, the machine's keys left out."""
-    before, after = _flat(old), _flat(new)
+    before, after = method_leaves(old), method_leaves(new)
     keys = sorted(before.keys() | after.keys())
     return [
         f"{key}: {before.get(key)!r} there, {after.get(key)!r} now"
         for key in keys
-        if not _agree(key, before, after) and not _is_machine(key)
+        if not _agree(key, before, after)
     ]
 
 
@@ -158,7 +165,30 @@ def _agree(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> boo
 
 def method_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted key to value of every leaf, the machine's keys left out."""
-    return {key: value for key, value in _flat(config).items() if not _is_machine(key)}
+    leaves = {key: value for key, value in _flat(config).items() if not _is_machine(key)}
+    return leaves | {f"trainer.{key}": parts for key, parts in method_parts(config).items()}
+
+
+def method_parts(config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return callbacks and plugins that may change what is learned, those kinds that there are.
+
+    Whether a callback of one's own only looks cannot be known, so it counts.
+    """
+    trainer = config.get("trainer")
+    found: dict[str, list[Any]] = {}
+    for key in METHOD_PARTS:
+        given = trainer.get(key) if isinstance(trainer, Mapping) else None
+        parts = [part for part in (given if isinstance(given, list) else [given]) if part]
+        parts = [part for part in parts if not _only_watches(part)]
+        found |= {key: parts} if parts else {}
+    return found
+
+
+def _only_watches(part: object) -> bool:
+    path = str(part.get("class_path") if isinstance(part, Mapping) else part)
+    lightning = path.startswith(("lightning.", "pytorch_lightning.")) or "." not in path
+    is_machine = any(module in path for module in MACHINE_MODULES)
+    return lightning and (path.rpartition(".")[2] in WATCHING or is_machine)
 
 
 def _is_machine(key: str) -> bool:

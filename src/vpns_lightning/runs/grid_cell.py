@@ -65,7 +65,6 @@ def take_warmup(run: RunFolder) -> str | None:
             run.handoff,
             stages={**about.stages, "warmup": reused},
             shared_by=UNSET,
-            tensors_sha256=UNSET,
         )
     except (UserError, KeyError) as error:
         print(f"the shared warm-up is not used, this run makes its own: {error}", flush=True)

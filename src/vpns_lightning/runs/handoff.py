@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vpns_lightning._version import __version__
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.files import whole_file
+from vpns_lightning.base.files import text_hash, whole_file
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.record import SCHEMA, HandOff, NewerError, RunSoFar, decode, encode
 from vpns_lightning.sparsity import get_masks, names_hash, tensors_hash
@@ -82,8 +82,28 @@ def _facts(network: PromptedClassifier, run: RunSoFar | None, **known: Any) -> H
 
 
 def _save(path: Path, state: dict[str, Tensor], about: HandOff) -> None:
-    with whole_file(path) as temporary:
-        save_file(state, temporary, metadata={"vpns": encode(about)})
+    """Write tensors and facts, with a hash of either: no byte may change unnoticed."""
+    digest = tensors_hash(sorted(state.items()))
+    facts = encode(msgspec.structs.replace(about, tensors_sha256=digest))
+    needed = sum(tensor.nbytes for tensor in state.values())
+    with whole_file(path, needed=needed, faults=(SafetensorError,)) as temporary:
+        save_file(state, temporary, metadata={"vpns": facts, "vpns_sha256": text_hash(facts)})
+
+
+def _tensors(path: Path, about: HandOff) -> dict[str, Tensor]:
+    """Return the tensors of a file of such facts; files of before 0.2 may have no hash of them.
+
+    Raises:
+        UserError: Their hash is another.
+    """
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    if about.tensors_sha256 and tensors_hash(sorted(state.items())) != about.tensors_sha256:
+        raise UserError(
+            f"{path} is damaged: its tensors have another hash than when they were written; "
+            "delete it to repeat that stage"
+        )
+    return state
 
 
 def read_about(path: Path) -> HandOff:
@@ -94,7 +114,11 @@ def read_about(path: Path) -> HandOff:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = decode((file.metadata() or {})["vpns"], HandOff)
+            stored = file.metadata() or {}
+        facts = stored["vpns"]
+        if stored.get("vpns_sha256", digest := text_hash(facts)) != digest:
+            raise ValueError("its facts have another hash than when they were written")
+        about = decode(facts, HandOff)
     except NewerError as error:
         raise UserError(f"{path} {error}") from None
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -121,8 +145,7 @@ def load_network(path: Path, network: PromptedClassifier) -> HandOff:
     ):
         if there != here:
             raise UserError(f"{path} is of another network: {fact} {there!r}, here {here!r}")
-    with safe_open(path, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    state = _tensors(path, about)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -134,10 +157,10 @@ def load_network(path: Path, network: PromptedClassifier) -> HandOff:
 
 
 def copy_network(source: Path, target: Path, **changes: Any) -> None:
-    """Copy a file of :func:`save_network`, some facts changed and a hash of its tensors added.
+    """Copy a file of :func:`save_network`, some facts changed.
 
     Args:
-        source: The file; its tensors are compared with their hash where it names one.
+        source: The file; its tensors are compared with their hash.
         target: The copy, replaced only once it is complete.
         changes: Facts to set.
 
@@ -145,13 +168,7 @@ def copy_network(source: Path, target: Path, **changes: Any) -> None:
         UserError: The source is damaged.
     """
     about = read_about(source)
-    with safe_open(source, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    digest = tensors_hash(sorted(state.items()))
-    if (about.tensors_sha256 or digest) != digest:
-        raise UserError(f"{source} is damaged: its tensors have another hash; delete it")
-    facts = msgspec.structs.replace(about, **{"tensors_sha256": digest, **changes})
-    _save(target, state, facts)
+    _save(target, _tensors(source, about), msgspec.structs.replace(about, **changes))
 
 
 def synchronise(network: PromptedClassifier) -> None:

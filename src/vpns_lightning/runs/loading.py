@@ -10,10 +10,11 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.trust import TRUSTED_PACKAGES, is_trusted
+from vpns_lightning.base.trust import TRUSTED_PACKAGES, guard_parsing, is_trusted
 from vpns_lightning.data import ImageData
-from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network import LabelMapping, Prompt, PromptedClassifier
 from vpns_lightning.network.specification import is_timm
+from vpns_lightning.pruners import Pruner
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.handoff import load_network, read_about
 from vpns_lightning.runs.record import HandOff
@@ -48,8 +49,8 @@ def check_class_paths(content: Any, file: str, *, imported: bool = False) -> Non
 
 
 def _class_paths(tree: Any) -> Iterator[str]:  # any YAML content
-    if isinstance(tree, dict):
-        for key, value in tree.items():
+    if isinstance(tree, dict | Namespace):
+        for key, value in _entries(tree).items():
             if key == "class_path" and isinstance(value, str):
                 yield value
             else:
@@ -61,6 +62,41 @@ def _class_paths(tree: Any) -> Iterator[str]:  # any YAML content
     elif isinstance(tree, list):
         for item in tree:
             yield from _class_paths(item)
+
+
+def _entries(tree: dict[str, Any] | Namespace) -> dict[str, Any]:
+    return vars(tree) if isinstance(tree, Namespace) else tree
+
+
+def guard() -> None:
+    """Have the parsers of this process import nothing but what a config may name."""
+    guard_parsing((ImageData, Pruner, Prompt, LabelMapping))
+
+
+def check_untyped(config: Any, key: str = "") -> None:  # a parsed config, or a part of one
+    """Refuse a class where any value will do: nothing says of which kind it must be.
+
+    Args:
+        config: A parsed config.
+        key: Where it stands.
+
+    Raises:
+        UserError: ``dict_kwargs`` holds a ``class_path``.
+    """
+    if isinstance(config, list):
+        for item in config:
+            check_untyped(item, key)
+    elif isinstance(config, dict | Namespace):
+        for name, value in (
+            vars(config).items() if isinstance(config, Namespace) else config.items()
+        ):
+            inner = f"{key}.{name}" if key else str(name)
+            if name == "dict_kwargs" and next(_class_paths(value), None) is not None:
+                raise UserError(
+                    f"{inner} names the class {next(_class_paths(value))}: a class may only stand "
+                    "where its kind is known, and dict_kwargs take plain values"
+                )
+            check_untyped(value, inner)
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -192,6 +228,7 @@ def _build(arguments: dict[str, Any], about: HandOff, folder: RunFolder) -> Prom
 
 
 def _parsed(parser: ArgumentParser, arguments: dict[str, Any], file: str) -> Namespace:
+    guard()
     try:
         parsed: Namespace = parser.parse_object(arguments)
         return parsed

@@ -66,7 +66,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
     """What a stage cost, how it trained, and what it reached.
 
     Attributes:
-        epochs: Epochs of training; a pruner that looks at a few images takes passes, but no epoch.
+        epochs: Epochs trained; a pruner that looks at a few images takes passes, but no epoch.
         gradient_steps: Optimiser steps.
         forward_backward_passes: Passes of a batch forward and backward.
         seconds: Of training, interruptions left out.
@@ -80,6 +80,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
         metrics: The last values logged.
         accuracy: Of the network after it.
         reused_from: The cell of a grid whose equal stage was taken.
+        stopped: It ended before its epochs were over, as a callback wanted; else ``UNSET``.
     """
 
     epochs: Stated[int | None] = UNSET
@@ -96,6 +97,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
     metrics: Stated[dict[str, float | None]] = UNSET
     accuracy: Stated[Accuracy] = UNSET
     reused_from: Stated[str] = UNSET
+    stopped: Stated[bool] = UNSET
 
     @property
     def reached(self) -> Accuracy:
@@ -224,6 +226,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         versions: Of the packages.
         command: What started it.
         grid: Where it stands in a grid.
+        parts: Callbacks and plugins of the Trainer that may have changed what was learned.
     """
 
     schema: Annotated[int, Meta(ge=0)] | None = SCHEMA
@@ -282,6 +285,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     grid: Stated[GridRecord | None] = UNSET
     imported: Stated[bool] = UNSET
     checkpoint: Stated[str] = UNSET
+    parts: Stated[dict[str, list[Any]]] = UNSET
 
     @property
     def accuracy(self) -> float | None:

@@ -42,7 +42,7 @@ def print_table(result: RunRecord, run: RunFolder) -> None:
             f"{accuracy.test_accuracy or 0:.4f}",
             *plain,
             f"{result.sparsity:.6f}" if sparse else "0",
-            str(record.epochs),
+            f"{record.epochs} (stopped)" if record.stopped else str(record.epochs),
             str(record.gradient_steps),
             str(record.forward_backward_passes),
             f"{record.seconds or 0:.1f}",

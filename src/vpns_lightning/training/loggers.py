@@ -16,6 +16,8 @@ from vpns_lightning.base.files import whole_file, write_text
 from vpns_lightning.runs.grid_cell import grid_record
 from vpns_lightning.runs.metrics import COLUMNS, read_metrics
 
+STAGES = ("warmup", "find", "tune", "prompt_tuning")
+
 
 class MetricsCSV(Logger):
     """Append one line a metric to ``metrics.csv``: stage, epoch, step, metric, value.
@@ -125,9 +127,8 @@ def wandb_arguments(init_args: Mapping[str, Any], run_dir: Path, stage: str) -> 
     if not id_file.is_file():
         write_text(id_file, args.get("id", uuid.uuid4().hex[:8]) + "\n")
     run = f"{id_file.read_text().strip()}-{stage}"
-    if stage == "tune" and "WANDB_SWEEP_ID" in os.environ:
-        # the run that the sweep's agent waits for
-        run = os.environ.get("WANDB_RUN_ID", run)
+    if "WANDB_SWEEP_ID" in os.environ:
+        run = _id_in_sweep(run, stage)
     return {
         "group": cell.name if cell else run_dir.name,
         "job_type": stage,
@@ -136,6 +137,21 @@ def wandb_arguments(init_args: Mapping[str, Any], run_dir: Path, stage: str) -> 
         "save_dir": str(run_dir),
         "id": run,
     }
+
+
+def _id_in_sweep(run: str, stage: str) -> str:
+    """Return the id of a stage's run in a sweep: of tuning, that which the agent waits for.
+
+    There W&B drops an id that it is given and takes the environment's, which it reads once.
+    """
+    import wandb  # only here is more needed than Lightning's logger
+
+    agent = os.environ.get("WANDB_RUN_ID", run)
+    for name in STAGES:
+        agent = agent.removesuffix(f"-{name}")
+    os.environ["WANDB_RUN_ID"] = agent if stage == "tune" else f"{agent}-{stage}"
+    wandb.teardown()
+    return os.environ["WANDB_RUN_ID"]
 
 
 def close(loggers: Sequence[Logger], summary: Mapping[str, Any]) -> None:

@@ -18,6 +18,8 @@ from vpns_lightning.base.processes import say
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import Structured
+from vpns_lightning.runs.folder import METHOD_PARTS
+from vpns_lightning.runs.settings import options
 from vpns_lightning.sparsity import replace_module
 from vpns_lightning.stages import MaskFinding, Stage, rehearse
 
@@ -91,6 +93,19 @@ class Machine:
         callbacks = as_list(given.pop("callbacks", None))
         loggers = as_list(given.pop("logger", None))
         return cls(given, lambda stage: {"callbacks": deepcopy(callbacks), "logger": loggers})
+
+
+def described(machine: Machine) -> dict[str, list[dict[str, Any]]]:
+    """Return class and plain values of callbacks and plugins that a program gave as objects."""
+    given = {**machine.options, **machine.parts("")}
+    return {
+        key: [
+            {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", **options(part)}
+            for part in as_list(given.get(key))
+            if not isinstance(part, str)
+        ]
+        for key in METHOD_PARTS
+    }
 
 
 def check_run(

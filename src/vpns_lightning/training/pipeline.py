@@ -18,7 +18,7 @@ from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.collecting import collect, stage_summary
 from vpns_lightning.runs.evaluation import evaluate
-from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.folder import RunFolder, method_parts
 from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
 from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
@@ -42,12 +42,15 @@ from vpns_lightning.training.machine import (
     as_list,
     check_channels,
     check_run,
+    described,
     quiet_lightning,
     same_norms,
     tell_dense,
     tune_ddp,
     warn_of_slow_precision,
 )
+
+NOT_FITTING = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 
 
 def fit_stages(
@@ -106,7 +109,8 @@ def fit_stages(
             return as_plain(done)
         stop = StopRequest()
         held.enter_context(stop.listening())
-        return _Run(run, network, data, machine, seed, stop).through(stages, find)
+        parts = method_parts(config or {"trainer": described(machine)})
+        return _Run(run, network, data, machine, seed, stop, parts).through(stages, find)
 
 
 def _config(run: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -127,8 +131,10 @@ class _Run:
         machine: Machine,
         seed: int,
         stop: StopRequest,
+        parts: dict[str, list[Any]],
     ) -> None:
         self.run = run
+        self.method_parts = parts
         self.network = network
         self.data = data
         self.machine = machine
@@ -182,8 +188,8 @@ class _Run:
         if resume:
             say(f"stage {stage.name!r} goes on from {checkpoint}")
         with quiet_lightning(), same_norms(self.network):
-            # strategies that do not fit the accelerator, or do not exist, are ValueErrors
-            with refusing("trainer", (MisconfigurationException, ValueError)):
+            # Lightning says in all of these that options do not fit each other or this machine
+            with refusing("trainer", NOT_FITTING):
                 trainer = self._trainer(stage)
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
@@ -250,6 +256,7 @@ class _Run:
             about = read_about(self.run.handoff)
             run = about.run_so_far()
             result = collect(self.network, self.data, find, run, sys.argv)
+            result = msgspec.structs.replace(result, parts=self.method_parts)
             save_masks(
                 self.run.masks,
                 self.network,
@@ -259,13 +266,17 @@ class _Run:
                 sparsity=about.sparsity,
             )
             draw_summary(self.run, self.network, self.data, result)
+            plain = as_plain(result)
+            # a run that was killed right here writes these lines again
+            self.csv.forget("result", 0)
+            for logger in self.loggers:
+                logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
+        for logger in self.loggers:
+            logger.finalize("success")
+        if is_first_process():
+            # last, since it is the mark of a finished run: what is not written by now never will be
             write_record(self.run.result, result)
             print_table(result, self.run)
-            plain = as_plain(result)
-        for logger in self.loggers:
-            if is_first_process():
-                logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
-            logger.finalize("success")
         return plain
 
 

@@ -5,6 +5,7 @@ the same path. Ray runs what anyone who reaches its ports sends: use it on a tru
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -20,10 +21,14 @@ from vpns_lightning.runs.folder import RunFolder
 # before ray is imported: no usage statistics, and jobs without a GPU keep their environment
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# `ray start` asks for the user's token as soon as there is one; a driver that names an address does
-# not show it by itself
-if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+# the servers of a cluster listen on all interfaces, whatever address its machines are known by, so
+# one that is started here always asks for a token; Ray reads these when it is imported
+if not (
+    {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    or (Path.home() / ".ray" / "auth_token").is_file()
+):
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 try:
     import ray

@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill, and that training hardly waits for."""
 
+import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.files import whole_file
+from vpns_lightning.base.files import damaged_record, whole_file
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -55,9 +55,17 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         self.flush()
         try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = damaged_record(archive)
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
             loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError):
-            # torch's own words are left out: they offer to open the file without protection
+        except OSError as error:
+            raise UserError(
+                f"checkpoint {path} cannot be read: {error.strerror or error}; nothing was changed"
+            ) from None
+        except Exception:  # torch raises nearly anything for what a changed byte makes of a pickle
+            # its words are left out: they offer to open the file without protection
             raise UserError(
                 f"checkpoint {path} is damaged or was not written by a run: delete it to repeat "
                 "that stage from its start"
@@ -100,7 +108,10 @@ def _kind(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    with whole_file(path) as temporary:
+    tensors = (leaf for leaf in pytree.tree_leaves(checkpoint) if isinstance(leaf, Tensor))
+    needed = sum(tensor.nbytes for tensor in tensors)
+    # torch raises RuntimeError where the system cannot write
+    with whole_file(path, needed=needed, faults=(RuntimeError,)) as temporary:
         torch.save(checkpoint, temporary)
 
 

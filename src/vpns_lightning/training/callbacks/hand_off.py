@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import lightning.pytorch as pl
 import msgspec
 import torch
+from msgspec import UNSET
 from torch.optim import Optimizer
 
 from vpns_lightning.network import PromptedClassifier
@@ -95,8 +96,10 @@ def stage_costs(trainer: pl.Trainer, stage: Stage) -> StageRecord:
     """Return what a stage cost, and how it trained."""
     clock = _clock(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    trained = min(trainer.current_epoch, stage.epochs)
     return StageRecord(
-        epochs=stage.epochs if trainer.optimizers else 0,
+        epochs=trained if trainer.optimizers else 0,
+        stopped=True if trained < stage.epochs else UNSET,
         gradient_steps=trainer.global_step,
         forward_backward_passes=stage.passes,
         seconds=round(clock.total(), 3) if clock else None,
