@@ -22,6 +22,7 @@ from vpns_lightning.sparsity import unmask_layers
 # keys whose value may be a bare class path instead of a class_path mapping
 CLASS_KEYS = {
     *("backbone", "data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
+    *("loss", "average", "schedulers"),
     *("logger", "callbacks", "plugins", "strategy", "profiler"),
 }
 
