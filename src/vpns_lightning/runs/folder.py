@@ -23,6 +23,11 @@ MACHINE_KEYS = (
 )
 
 
+# a network as the Hub holds it: how it is built, and its state
+HUB_CONFIG = "config.json"
+HUB_MODEL = "model.safetensors"
+
+
 class RunFolder:
     """Paths of one run; the files say what is done.
 
@@ -159,6 +164,17 @@ def _agree(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> boo
 def method_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted key to value of every leaf, the machine's keys left out."""
     return {key: value for key, value in _flat(config).items() if not _is_machine(key)}
+
+
+def without_machine(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a config without the keys that say where and how a run is computed."""
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if not _is_machine(name):
+            inner = isinstance(value, Mapping)
+            kept[key] = without_machine(value, f"{name}.") if inner else value
+    return kept
 
 
 def _is_machine(key: str) -> bool:

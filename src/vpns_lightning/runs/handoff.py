@@ -83,7 +83,7 @@ def _facts(network: PromptedClassifier, run: RunSoFar | None, **known: Any) -> H
 
 def _save(path: Path, state: dict[str, Tensor], about: HandOff) -> None:
     with whole_file(path) as temporary:
-        save_file(state, temporary, metadata={"vpns": encode(about)})
+        save_file(state, temporary, metadata={"format": "pt", "vpns": encode(about)})
 
 
 def read_about(path: Path) -> HandOff:
