@@ -104,6 +104,7 @@ def collect(
         },
         command=shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else "",
         grid=grid_record() or UNSET,
+        source=run.source,
     )
 
 

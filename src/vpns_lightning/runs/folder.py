@@ -32,7 +32,8 @@ class RunFolder:
     """Paths of one run; the files say what is done.
 
     ``result.json``: everything. ``handoff.safetensors``: the stage its metadata names, and those
-    before. ``<stage>/last.ckpt``: that stage up to some epoch.
+    before. ``<stage>/last.ckpt``: that stage up to some epoch. ``find/handoff.safetensors``: the
+    network after finding, to tune from again.
 
     Args:
         path: The folder, made if absent.
@@ -45,6 +46,7 @@ class RunFolder:
         self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
         self.handoff = self.path / "handoff.safetensors"
+        self.found = self.path / "find" / "handoff.safetensors"
         self.masks = self.path / "masks.safetensors"
         self.metrics = self.path / "metrics.csv"
         self.summary = self.path / "summary.png"

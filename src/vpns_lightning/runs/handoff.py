@@ -133,7 +133,7 @@ def load_network(path: Path, network: PromptedClassifier) -> HandOff:
     return about
 
 
-def copy_network(source: Path, target: Path, **changes: Any) -> None:
+def copy_network(source: Path, target: Path, /, **changes: Any) -> None:
     """Copy a file of :func:`save_network`, some facts changed and a hash of its tensors added.
 
     Args:

@@ -163,7 +163,7 @@ def load(run: str | Path, *, accelerator: str = "cpu", masked: bool = False) -> 
     """
     network = load_run(run, accelerator=accelerator).network
     if not masked:
-        # torch's own pruning cannot take weights of another memory format; images stay channels-last
+        # torch's own pruning takes no weights of another memory format; images keep theirs
         unmask_layers(network.backbone).to(memory_format=torch.contiguous_format)
     return network
 

@@ -101,7 +101,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
         processes: How many trained together.
         metrics: The last values logged.
         accuracy: Of the network after it.
-        reused_from: The cell of a grid whose equal stage was taken.
+        reused_from: The cell of a grid, or the run folder, whose stage was taken.
     """
 
     epochs: Stated[int | None] = UNSET
@@ -158,6 +158,7 @@ class RunSoFar(Struct, frozen=True, kw_only=True):
         imported: The run was not trained here.
         checkpoint: The file it was imported from.
         last_epoch: The last epoch of that file.
+        source: Folder of the run whose masks were tuned, where it is another.
     """
 
     seed: int | None
@@ -168,6 +169,7 @@ class RunSoFar(Struct, frozen=True, kw_only=True):
     imported: Stated[bool] = UNSET
     checkpoint: Stated[str] = UNSET
     last_epoch: Stated[int | None] = UNSET
+    source: Stated[str] = UNSET
 
     def after(self, stage: str, record: StageRecord) -> "RunSoFar":
         """Return the run with one more stage finished."""
@@ -251,6 +253,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         versions: Of the packages.
         command: What started it.
         grid: Where it stands in a grid.
+        source: Folder of the run whose masks were tuned, where it is another.
     """
 
     schema: Annotated[int, Meta(ge=0)] | None = SCHEMA
@@ -311,6 +314,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     grid: Stated[GridRecord | None] = UNSET
     imported: Stated[bool] = UNSET
     checkpoint: Stated[str] = UNSET
+    source: Stated[str] = UNSET
 
     @property
     def accuracy(self) -> float | None:
