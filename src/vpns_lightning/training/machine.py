@@ -46,7 +46,8 @@ ELSEWHERE = {
     "max_time": "stop the run with SIGTERM when the time is over; the same command resumes it",
     "accumulate_grad_batches": "stages take their own gradient steps: --tune.accumulate, "
     "--find.accumulate",
-    "gradient_clip_val": "stages take their own gradient steps: --tune.clip_norm, --find.clip_norm",
+    "gradient_clip_val": "stages take their own gradient steps, which are not clipped unless "
+    "--tune.clip_norm or --find.clip_norm is set",
     "gradient_clip_algorithm": "stages clip the 2-norm: --tune.clip_norm, --find.clip_norm",
     "enable_checkpointing": "every epoch is saved in the run folder, which resuming needs",
     "use_distributed_sampler": "the data module draws for each process, in an order of its own",
