@@ -47,7 +47,8 @@ PACKAGES: dict[str, set[str]] = {
     },
     # Stored reads masks from a file; nothing here writes one
     "pruners": {"torch", "safetensors"},
-    "stages": {"torch", "lightning", "torchmetrics", "rich"},
+    # MixUp and CutMix are torchvision's
+    "stages": {"torch", "torchvision", "lightning", "torchmetrics", "rich"},
     "report": {"matplotlib", "msgspec", "yaml"},
     "cli": set(),
 }

@@ -64,7 +64,15 @@ if TYPE_CHECKING:
         Wanda,
     )
     from vpns_lightning.runs.loading import load
-    from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
+    from vpns_lightning.stages import (
+        EMA,
+        SWA,
+        InSequence,
+        MaskFinding,
+        PromptTuning,
+        SubnetworkTuning,
+        WarmupCosine,
+    )
     from vpns_lightning.training.pipeline import fit_stages
 
 _HOMES = {
@@ -120,7 +128,15 @@ _HOMES = {
         "Structured",
         "Pruner",
     ),
-    "stages": ("MaskFinding", "SubnetworkTuning", "PromptTuning"),
+    "stages": (
+        "MaskFinding",
+        "SubnetworkTuning",
+        "PromptTuning",
+        "WarmupCosine",
+        "InSequence",
+        "EMA",
+        "SWA",
+    ),
     "training.pipeline": ("fit_stages",),
     "runs.loading": ("load",),
     "exporting": ("export",),
@@ -179,6 +195,10 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
     "MaskFinding",
     "SubnetworkTuning",
     "PromptTuning",
+    "WarmupCosine",
+    "InSequence",
+    "EMA",
+    "SWA",
     "fit_stages",
     "load",
     "export",

@@ -47,6 +47,8 @@ def config(pruner: str = "Hydra", **changes: Any) -> dict[str, Any]:
         (config("OMP"), 23 * 3),
         (config("SNIP"), 23 * 3),
         (config("Dense"), 23 * 3),
+        # a step of tuning takes four batches
+        (config(tune__accumulate=4), 23 * 2 + 6 * 3),
         # a number of batches, and a fraction of them
         (config(trainer__limit_train_batches=20.0), 20 * 5),
         (config(trainer__limit_train_batches=1.0), 23 * 5),

@@ -166,6 +166,28 @@ def test_two_processes_stop_together_and_resume_to_the_same_bits(tmp_path: Path)
     assert_same_network(tmp_path / "run", tmp_path / "whole")
 
 
+OPTIONS = (
+    *("--find.accumulate=2", "--find.clip_norm=1.0", "--find.mixup=0.2"),
+    *("--tune.accumulate=2", "--tune.cutmix=1.0", "--tune.average=EMA", "--tune.average.decay=0.8"),
+    *("--tune.loss=torch.nn.CrossEntropyLoss", "--tune.loss.label_smoothing=0.1"),
+    *("--tune.lr_scheduler=WarmupCosine", "--tune.lr_scheduler.warmup_epochs=1"),
+    "--data.init_args.batch_size=8",
+)
+
+
+def test_two_processes_with_options_of_training_agree_and_resume_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    done = fit(tmp_path / "whole", *DDP, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    at = signal_at(signal.SIGTERM, ("tune", 1, 1), tmp_path / "flag")
+    stopped = fit(tmp_path / "run", *DDP, *OPTIONS, *at)
+    assert stopped.returncode == 143, stopped.stderr
+    resumed = fit(tmp_path / "run", *DDP, *OPTIONS)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_network(tmp_path / "run", tmp_path / "whole")
+
+
 def test_two_runs_in_one_folder_do_not_mix(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(CONFIG)

@@ -29,11 +29,13 @@ class TrainsOnStreams(Protocol):
         seed_name: Of the stage in the seeds of its random streams, where that is not ``name``.
         streams: The orders of images that a batch is drawn from.
         unaugmented: Views whose images are not cropped and flipped.
+        accumulate: Batches of a rank that an iteration takes at once, as one.
     """
 
     name: str
     seed_name: str
     unaugmented: tuple[str, ...]
+    accumulate: int
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -45,6 +47,7 @@ class _Plainly:
 
     name = seed_name = "fit"
     unaugmented: tuple[str, ...] = ()
+    accumulate = 1
     streams = (Stream("prompted"),)
 
 
@@ -97,6 +100,7 @@ class Feeding(LightningDataModule, ABC):
         module = self.trainer.lightning_module if self.trainer else None
         self._wanted = module if isinstance(module, TrainsOnStreams) else _Plainly()
         epoch, batches = loaders.resume_position(self.trainer)
+        size = self.batch_size * self._wanted.accumulate
         world, rank = self._ranks()
         by_stream: dict[Stream, DataLoader[IndexedBatch]] = {}
         for stream in self._wanted.streams:
@@ -110,9 +114,10 @@ class Feeding(LightningDataModule, ABC):
                 num_replicas=world,
                 rank=rank,
                 epoch=epoch,
-                start=batches * self.batch_size,
+                start=batches * size,
             )
             options = self._loader_options(dataset, len(self._wanted.streams))
+            options["batch_size"] = size
             by_stream[stream] = loaders.train_loader(dataset, sampler, **options)
         return CombinedLoader(by_stream, "min_size")
 

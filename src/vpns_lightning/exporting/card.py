@@ -48,24 +48,32 @@ def write_card(
         compact: The file leaves zeros out.
     """
     path = export.with_suffix(".md")
-    facts = _facts(network, config, about, result)
+    facts = card_facts(network, config, about, result)
     facts["size"] = f"{export.stat().st_size:,} bytes"
     load = _load(export, network, about.input_size, compact=compact)
     limits = _limits(export, network, about, finished=result is not None, compact=compact)
-    write_text(path, _card(export, network, about, facts, load, limits))
+    title = f"{export.name}: {network.backbone_name} on {about.dataset}"
+    write_text(path, card_text(title, about, facts, load, limits))
     return path
 
 
-def _card(
-    export: Path,
-    network: PromptedClassifier,
+def card_text(
+    title: str,
     about: HandOff,
     facts: Mapping[str, Any],
     load: Sequence[str],
     limits: Sequence[str],
 ) -> str:
-    title = _inline(f"# {export.name}: {network.backbone_name} on {about.dataset}")
-    lines = [title, "", "| | |", "| --- | --- |"]
+    """Return a card in Markdown.
+
+    Args:
+        title: Its title.
+        about: Facts in the run's hand-off.
+        facts: Rows of its table.
+        load: Lines that say how it is loaded.
+        limits: What a user must know.
+    """
+    lines = [f"# {_inline(title)}", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {_inline(value)} |" for name, value in facts.items()]
     lines += ["", "## Load", "", *load, ""]
     lines += ["## Classes", "", ", ".join(map(_inline, about.class_names)), "", "## Limits", ""]
@@ -73,7 +81,7 @@ def _card(
     return "\n".join(lines) + "\n"
 
 
-def _facts(
+def card_facts(
     network: PromptedClassifier,
     config: Mapping[str, Any],
     about: HandOff,

@@ -34,6 +34,7 @@ def export(
     *,
     input_size: int | None = None,
     compact: bool = False,
+    opset: int | None = None,
 ) -> Path:
     """Write a finished network as ``.safetensors``, ``.pt2`` or ``.onnx``; return its path.
 
@@ -57,6 +58,7 @@ def export(
         input_size: Side i of the images, px. Where None: an ExpansivePrompt's ``image_size``, any
             other prompt's ``canvas_size``; without a prompt what the backbone is built for, or 224.
         compact: Store the weights kept and a bit for every place; ``.safetensors`` only.
+        opset: Version of ONNX's operators, where a runtime asks for one; ``.onnx`` only.
 
     Raises:
         UserError: The suffix is unknown, a package is missing, the network is not finished or
@@ -64,7 +66,7 @@ def export(
         RuntimeError: The file would answer otherwise than the network.
     """
     path = Path(path)
-    write = writer_of(path, compact=compact)
+    write = writer_of(path, compact=compact, opset=opset)
     _check_finished(network)
     size = _input_size_of(network, input_size)
     with torch.no_grad(), whole_file(path) as temporary:

@@ -31,12 +31,13 @@ class Exported(NamedTuple):
 Writer = Callable[[PromptedClassifier, Tensor, dict[str, str], Path], Exported]
 
 
-def writer_of(path: Path, *, compact: bool) -> Writer:
+def writer_of(path: Path, *, compact: bool, opset: int | None = None) -> Writer:
     """Return what writes the format that a file's suffix names.
 
     Args:
         path: The file.
         compact: Leave zeros out; ``.safetensors`` only.
+        opset: Version of ONNX's operators; ``.onnx`` only.
 
     Raises:
         UserError: The suffix is unknown, the format cannot be compact, or a package is missing.
@@ -54,6 +55,10 @@ def writer_of(path: Path, *, compact: bool) -> Writer:
         )
     if compact and path.suffix != ".safetensors":
         raise UserError(f"only a .safetensors file can be compact, got {path.name!r}")
+    if opset is not None:
+        if path.suffix != ".onnx":
+            raise UserError(f"only an .onnx file has an opset, got {path.name!r}")
+        return partial(write_onnx, opset=opset)
     return write_compact if compact else FORMATS[path.suffix]
 
 
@@ -115,15 +120,42 @@ def write_pt2(
 
 
 def write_onnx(
-    network: PromptedClassifier, images: Tensor, facts: dict[str, str], file: Path
+    network: PromptedClassifier,
+    images: Tensor,
+    facts: dict[str, str],
+    file: Path,
+    *,
+    opset: int | None = None,
 ) -> Exported:
-    """Write the graph from images (2, 3, i, i) to logits by ONNX; read it back in its runtime."""
+    """Write the graph from images (batch, 3, i, i) to logits by ONNX; read it back in its runtime.
+
+    Args:
+        network: A network without masks.
+        images: Two.
+        facts: What is known of the network.
+        file: The file.
+        opset: Version of ONNX's operators; the exporter's choice where None.
+
+    Raises:
+        UserError: The graph cannot be said in that version.
+    """
     import onnx
     import onnxruntime
 
     traced, given, got = _trace(network, images), ["images"], ["logits"]
-    program = torch.onnx.export(traced, input_names=given, output_names=got, verbose=False)
+    program = torch.onnx.export(
+        traced,
+        input_names=given,
+        output_names=got,
+        verbose=False,
+        opset_version=opset,
+        # of a traced program this gives the dimension its name
+        dynamic_shapes=({0: "batch"},),
+    )
     assert program is not None
+    written = program.model.opset_imports.get("")
+    if opset not in (None, written):
+        raise UserError(f"the graph needs opset {written} or newer, asked for is {opset}")
     program.model.metadata_props.update(facts)
     program.save(file, external_data=False)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

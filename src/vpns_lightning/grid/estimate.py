@@ -31,13 +31,13 @@ def gradient_steps(config: Mapping[str, Any]) -> int | None:
     images = training_images(config["data"])
     if images is None:
         return None
-    batches = _batches(images, config)
     total = 0
     for stage, epochs in stage_epochs(config).items():
         steps = len(config[stage].get("views", ("prompted",)))
         if stage == "find":
             steps *= _steps_a_batch(_pruner(config["find"]["pruner"]))
-        total += epochs * batches * steps
+        size = config["data"]["init_args"]["batch_size"] * (config[stage].get("accumulate") or 1)
+        total += epochs * _batches(images, size, config) * steps
     return total
 
 
@@ -59,8 +59,7 @@ def training_images(data: Mapping[str, Any]) -> int | None:
     return None if total is None else round(total * (1 - arguments.get("validation", 0)))
 
 
-def _batches(images: int, config: Mapping[str, Any]) -> int:
-    size: int = config["data"]["init_args"]["batch_size"]
+def _batches(images: int, size: int, config: Mapping[str, Any]) -> int:
     # a last batch of a single image is left out
     batches = math.ceil(images / size) - (size > 1 and images > 1 and images % size == 1)
     limit = config["trainer"].get("limit_train_batches")

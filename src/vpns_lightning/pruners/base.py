@@ -62,12 +62,20 @@ class StageLike(Protocol):
         """Build optimisers and schedulers anew, as at the start of the stage."""
 
 
+def backward(stage: StageLike, view: str, batch: Batch) -> None:
+    """Backpropagate the loss of one view's batch; in parts, where the stage accumulates them."""
+    in_parts = getattr(stage, "backward_in_parts", None)
+    if in_parts is None or getattr(stage, "accumulate", 1) == 1:
+        stage.manual_backward(stage.loss(view, batch))
+    else:
+        in_parts(view, batch)
+
+
 def gradient_step(stage: StageLike, view: str, batch: Batch) -> None:
     """Take one optimiser step on one view's batch with the stage's only optimiser."""
     optimizer = stage.optimizers()
-    loss = stage.loss(view, batch)
     optimizer.zero_grad()
-    stage.manual_backward(loss)
+    backward(stage, view, batch)
     optimizer.step()
 
 
@@ -92,11 +100,14 @@ class Pruner(nn.Module, ABC):
         trains_weights: Finding trains the weights themselves, so its optimiser is by default that
             of tuning.
         scaled_gradients: Float16's scaled gradients do no harm.
+        accumulates: Its step takes a batch in parts where the stage accumulates, by
+            :func:`backward`.
     """
 
     shuffles: tuple[str, ...] = ("",)
     trains_weights: bool = False
     scaled_gradients: bool = True
+    accumulates: bool = True
     finish_passes: int = 0
     image_size: int | None = None
     run_seed: int = 7

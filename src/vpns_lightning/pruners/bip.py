@@ -9,7 +9,7 @@ from torch.optim import SGD, Optimizer
 from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import BuildOptimizer, StageLike, parameter_groups
+from vpns_lightning.pruners.base import BuildOptimizer, StageLike, backward, parameter_groups
 from vpns_lightning.pruners.learned_scores import LearnedScores, scaled_init
 from vpns_lightning.sparsity import Scope, masked_layers
 
@@ -132,11 +132,10 @@ class BiP(LearnedScores):
         """Take the lower or the upper step, as the batch's shuffle says; then refresh the masks."""
         lower, upper = stage.optimizers()
         self._upper = stage.shuffle == "scores"
-        loss = stage.loss(view, batch)
         # backward fills the gradients of both, whichever steps: processes exchange the same in each
         for optimizer in (lower, upper):
             optimizer.zero_grad()
-        stage.manual_backward(loss)
+        backward(stage, view, batch)
         (upper if self._upper else lower).step()
         if self.variant == "code":
             self._share(stage.network)

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.pruners.base import Pruner, StageLike, backward, require_prunable, thaw
 from vpns_lightning.pruners.budgets import erdos_renyi_kernel
 from vpns_lightning.pruners.intervals import interval_of
 from vpns_lightning.sparsity import (
@@ -157,7 +157,7 @@ def _dense_gradients(stage: StageLike, view: str, batch: Batch) -> list[Tensor]:
     for layer in layers:
         layer.mask.fill_(True)
     stage.optimizers().zero_grad()
-    stage.manual_backward(stage.loss(view, batch))
+    backward(stage, view, batch)
     gradients = []
     for layer, mask in zip(layers, masks, strict=True):
         layer.mask.copy_(mask)

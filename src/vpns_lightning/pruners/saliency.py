@@ -23,6 +23,7 @@ class Saliency(Pruner):
     """
 
     takes_levels = True
+    accumulates = False
 
     def __init__(self, *, scope: Scope = "global", tie_rule: TieRule = "exact") -> None:
         super().__init__()

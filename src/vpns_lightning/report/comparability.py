@@ -13,11 +13,13 @@ CURVE_KEYS = (
     *("dataset", "classes", "train_images", "test_images", "limit_per_class"),
     *("limit_test_per_class", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
-    *("sparsity_by_layer", "parameters", "weights_prunable", "parts", "stages stopped early"),
-    "tuning steps",
+    *("lr_schedulers", "training", "sparsity_by_layer", "tuning steps"),
+    *("parameters", "weights_prunable", "parts", "stages stopped early"),
 )
 # what should be equal between the curves of one panel
 PANEL_KEYS = ("weights", "train_images", "test_images", "input_size", "batch_size", "protocol")
+# settings of each stage, compared where both runs state them
+OF_STAGES = {"views", "budget", "optimizers", "lr_schedulers"}
 # options of a pruner that may follow sparsity and seed
 FREE_OPTIONS = {"path", "seed"}
 
@@ -34,11 +36,13 @@ def setting(run: Run, key: str) -> Any:  # any JSON
     value = recorded(run.record, key)
     if value == UNKNOWN and key.startswith("limit_"):  # versions that do not state it had none
         return None
+    if key == "training":  # versions that did not record it had the defaults alone
+        return {} if value == UNKNOWN else plain(value)
     if key == "sparsity_by_layer":  # versions that did not record it could not do it
         return {} if value == UNKNOWN else value
     if key == "pruner" and isinstance(value, Mapping):
         return {k: v for k, v in value.items() if k not in FREE_OPTIONS}
-    if key in {"views", "budget", "optimizers"} and isinstance(value, Mapping):
+    if key in OF_STAGES and isinstance(value, Mapping):
         return _of_stages(run, key, value)
     return value
 
@@ -46,7 +50,7 @@ def setting(run: Run, key: str) -> Any:  # any JSON
 def _of_stages(run: Run, key: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a setting of each stage, left out where an older version did not record it."""
     known = {stage: plain(each) for stage, each in value.items() if each is not None}
-    if key == "optimizers":
+    if key in {"optimizers", "lr_schedulers"}:
         # a pruner without epochs has none at any sparsity, but at 0 others may stop early too
         return {stage: each for stage, each in known.items() if each}
     return known
@@ -74,7 +78,7 @@ def _inner(
     here: Mapping[str, Any], there: Mapping[str, Any], key: str
 ) -> tuple[str, str, str] | None:
     """Return the entry in which two mappings differ; those of stages are compared where known."""
-    stages = key in {"views", "budget", "optimizers"}
+    stages = key in OF_STAGES
     names = [n for n in here if n in there] if stages else list(dict.fromkeys([*here, *there]))
     for name in names:
         ours, theirs = here.get(name), there.get(name)

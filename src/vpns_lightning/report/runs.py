@@ -203,9 +203,9 @@ COLUMNS: tuple[str, ...] = (
     *("accuracy_before_tuning", "accuracy_before_prompt", "test_images", "train_images"),
     *("limit_per_class", "limit_test_per_class", "validation"),
     *("classes", "input_size", "batch_size", "precision", "protocol", "prompt", "mapping"),
-    *("pruner", "budget", "optimizers", "views", "epochs", "gradient_steps"),
-    *("forward_backward_passes", "seconds", "weights_kept", "weights_prunable", "parameters"),
-    *("parameters_kept", "macs", "effective_macs"),
+    *("pruner", "budget", "optimizers", "lr_schedulers", "training", "views", "epochs"),
+    *("gradient_steps", "forward_backward_passes", "seconds", "weights_kept"),
+    *("weights_prunable", "parameters", "parameters_kept", "macs", "effective_macs"),
 )
 
 

@@ -23,7 +23,7 @@ from vpns_lightning.network.accounting import (
 )
 from vpns_lightning.pruners import Stored
 from vpns_lightning.runs.grid_cell import grid_record
-from vpns_lightning.runs.record import Accuracy, RunRecord, RunSoFar, Stages
+from vpns_lightning.runs.record import Accuracy, RunRecord, RunSoFar, Stages, as_plain
 from vpns_lightning.runs.settings import at_hand, headline, options, protocol
 from vpns_lightning.stages import MaskFinding
 
@@ -87,6 +87,8 @@ def collect(
             name: None if stage.optimizers is UNSET else stage.optimizers
             for name, stage in stages.items()
         },
+        lr_schedulers={n: s.lr_scheduler for n, s in stages.items() if s.lr_scheduler},
+        training={n: s.training for n, s in stages.items() if s.training and as_plain(s.training)},
         headline=headline(stages),
         stages=stages,
         **totals(stages),
@@ -102,6 +104,7 @@ def collect(
         },
         command=shlex.join([Path(argv[0]).name, *argv[1:]]) if argv else "",
         grid=grid_record() or UNSET,
+        source=run.source,
     )
 
 

@@ -30,11 +30,17 @@ WATCHING = (
 MACHINE_MODULES = (".environments.", ".io.")
 
 
+# a network as the Hub holds it: how it is built, and its state
+HUB_CONFIG = "config.json"
+HUB_MODEL = "model.safetensors"
+
+
 class RunFolder:
     """Paths of one run; the files say what is done.
 
     ``result.json``: everything. ``handoff.safetensors``: the stage its metadata names, and those
-    before. ``<stage>/last.ckpt``: that stage up to some epoch.
+    before. ``<stage>/last.ckpt``: that stage up to some epoch. ``find/handoff.safetensors``: the
+    network after finding, to tune from again.
 
     Args:
         path: The folder, made if absent.
@@ -47,6 +53,7 @@ class RunFolder:
         self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
         self.handoff = self.path / "handoff.safetensors"
+        self.found = self.path / "find" / "handoff.safetensors"
         self.masks = self.path / "masks.safetensors"
         self.metrics = self.path / "metrics.csv"
         self.summary = self.path / "summary.png"
@@ -189,6 +196,17 @@ def _only_watches(part: object) -> bool:
     lightning = path.startswith(("lightning.", "pytorch_lightning.")) or "." not in path
     is_machine = any(module in path for module in MACHINE_MODULES)
     return lightning and (path.rpartition(".")[2] in WATCHING or is_machine)
+
+
+def without_machine(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a config without the keys that say where and how a run is computed."""
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if not _is_machine(name):
+            inner = isinstance(value, Mapping)
+            kept[key] = without_machine(value, f"{name}.") if inner else value
+    return kept
 
 
 def _is_machine(key: str) -> bool:

@@ -85,9 +85,10 @@ def _save(path: Path, state: dict[str, Tensor], about: HandOff) -> None:
     """Write tensors and facts, with a hash of either: no byte may change unnoticed."""
     digest = tensors_hash(sorted(state.items()))
     facts = encode(msgspec.structs.replace(about, tensors_sha256=digest))
+    metadata = {"format": "pt", "vpns": facts, "vpns_sha256": text_hash(facts)}
     needed = sum(tensor.nbytes for tensor in state.values())
     with whole_file(path, needed=needed, faults=(SafetensorError,)) as temporary:
-        save_file(state, temporary, metadata={"vpns": facts, "vpns_sha256": text_hash(facts)})
+        save_file(state, temporary, metadata=metadata)
 
 
 def _tensors(path: Path, about: HandOff) -> dict[str, Tensor]:
@@ -156,7 +157,7 @@ def load_network(path: Path, network: PromptedClassifier) -> HandOff:
     return about
 
 
-def copy_network(source: Path, target: Path, **changes: Any) -> None:
+def copy_network(source: Path, target: Path, /, **changes: Any) -> None:
     """Copy a file of :func:`save_network`, some facts changed.
 
     Args:

@@ -1,5 +1,6 @@
 """A network back from its run folder, which alone is enough."""
 
+import json
 import sys
 from argparse import ArgumentError
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from vpns_lightning.data import ImageData
 from vpns_lightning.network import LabelMapping, Prompt, PromptedClassifier
 from vpns_lightning.network.specification import is_timm
 from vpns_lightning.pruners import Pruner
-from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.folder import HUB_CONFIG, HUB_MODEL, RunFolder
 from vpns_lightning.runs.handoff import load_network, read_about
 from vpns_lightning.runs.record import HandOff
 from vpns_lightning.sparsity import unmask_layers
@@ -23,6 +24,7 @@ from vpns_lightning.sparsity import unmask_layers
 # keys whose value may be a bare class path instead of a class_path mapping
 CLASS_KEYS = {
     *("backbone", "data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
+    *("loss", "average", "schedulers"),
     *("logger", "callbacks", "plugins", "strategy", "profiler"),
 }
 
@@ -141,7 +143,7 @@ def load_run(
     """Rebuild the network of a run; pretrained weights and data are not needed.
 
     Args:
-        path: The run folder.
+        path: The run folder, or one that ``vpns export`` wrote for the Hub.
         network: A network built as that of the run was, which takes its state; None builds one
             from the run's config.
         accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
@@ -151,42 +153,70 @@ def load_run(
             the network, or names a class of a package that nobody named.
     """
     folder = RunFolder(path)
-    config = folder.read_config()
+    published = not folder.config.is_file() and (folder.path / HUB_CONFIG).is_file()
+    file = folder.path / HUB_MODEL if published else folder.handoff
+    config = _published(folder.path / HUB_CONFIG) if published else folder.read_config()
     parts = {key: config[key] for key in ("network", "data") if key in config}
     check_class_paths(parts, str(folder.config), imported=True)
-    if not folder.handoff.is_file():
+    if not file.is_file():
         raise UserError(f"no stage of {folder.path} is finished yet: run vpns fit to its end")
-    about = read_about(folder.handoff)
+    about = read_about(file)
     if about.sparsity is None or not (about.stage and about.input_size and about.class_names):
         raise UserError(
-            f"{folder.handoff} was not written by a run: it does not say stage, sparsity, size of "
+            f"{file} was not written by a run: it does not say stage, sparsity, size of "
             "images and names of classes"
         )
     if network is None:
         network = _build(config.get("network", {}), about, folder)
-    load_network(folder.handoff, network)
+    load_network(file, network)
     return LoadedRun(folder, network.to(pick_device(accelerator)).eval(), config, about)
 
 
+def _published(file: Path) -> dict[str, Any]:
+    """Return the config of a folder that was exported for the Hub.
+
+    Raises:
+        UserError: It is damaged, or of another kind of model.
+    """
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("network"), dict):
+        raise UserError(f"{file} was not written by vpns export: it does not describe a network")
+    return config
+
+
 def load(
-    run: str | Path, *, network: PromptedClassifier | None = None, accelerator: str = "cpu"
+    run: str | Path,
+    *,
+    network: PromptedClassifier | None = None,
+    accelerator: str = "cpu",
+    masked: bool = False,
 ) -> PromptedClassifier:
     """Return the network of a finished run, ready to answer: images in [0, 1] to logits.
 
-    Prompt, normalisation, masks and label mapping are inside, and it is in eval mode. Images are
-    of ``data.input_size`` px.
+    Prompt, normalisation and label mapping are inside, and it is in eval mode. Images are of
+    ``data.input_size`` px. Its layers are torch's own, pruned weights zero, so that it can be
+    traced, quantised or pruned further.
 
     Args:
-        run: The run folder, of ``vpns fit`` or ``fit_stages``.
+        run: The run folder, of ``vpns fit`` or ``fit_stages``, or one that ``vpns export`` wrote
+            for the Hub.
         network: A network built as that of the run was, for a run whose config does not say how:
             one with a backbone of your own that was built in Python.
         accelerator: ``cpu``, ``cuda`` (or ``gpu``), or ``auto``.
+        masked: Leave the layers that keep masks beside their weights.
 
     Raises:
-        UserError: It is no run folder, no stage is finished, or its config does not say how to
+        UserError: It is no such folder, no stage is finished, or its config does not say how to
             build the network and ``network`` is not given.
     """
-    return load_run(run, network=network, accelerator=accelerator).network
+    loaded = load_run(run, network=network, accelerator=accelerator).network
+    if not masked:
+        # torch's own pruning takes no weights of another memory format; images keep theirs
+        unmask_layers(loaded.backbone).to(memory_format=torch.contiguous_format)
+    return loaded
 
 
 def dense_twin(loaded: LoadedRun) -> PromptedClassifier:

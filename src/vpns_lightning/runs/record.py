@@ -62,6 +62,26 @@ class OptimizerRecord(Struct, frozen=True, kw_only=True):
     lr: dict[str, float]
 
 
+class Training(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a stage trained with besides the defaults; only what was set is written.
+
+    Attributes:
+        loss: The loss; cross-entropy where None.
+        clip_norm: The 2-norm that gradients were clipped to.
+        accumulate: Batches whose gradients made one step.
+        mixup: Alpha of MixUp.
+        cutmix: Alpha of CutMix.
+        average: Of the weights, handed on in place of the last ones.
+    """
+
+    loss: Settings | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+    mixup: float | None = None
+    cutmix: float | None = None
+    average: Settings | None = None
+
+
 class StageRecord(Struct, frozen=True, kw_only=True):
     """What a stage cost, how it trained, and what it reached.
 
@@ -75,11 +95,13 @@ class StageRecord(Struct, frozen=True, kw_only=True):
         views: What a step trained on, in order.
         unaugmented: Views whose images were not cropped and flipped.
         optimizers: Its optimisers.
+        lr_scheduler: Its schedule; None where nothing was scheduled.
+        training: What it trained with besides the defaults.
         precision: Lightning's name of it.
         processes: How many trained together.
         metrics: The last values logged.
         accuracy: Of the network after it.
-        reused_from: The cell of a grid whose equal stage was taken.
+        reused_from: The cell of a grid, or the run folder, whose stage was taken.
         stopped: It ended before its epochs were over, as a callback wanted; else ``UNSET``.
     """
 
@@ -92,6 +114,8 @@ class StageRecord(Struct, frozen=True, kw_only=True):
     views: Stated[tuple[str, ...] | None] = UNSET
     unaugmented: Stated[tuple[str, ...] | None] = UNSET
     optimizers: Stated[tuple[OptimizerRecord, ...] | None] = UNSET
+    lr_scheduler: Stated[Settings | None] = UNSET
+    training: Stated[Training | None] = UNSET
     precision: Stated[str | None] = UNSET
     processes: Stated[int | None] = UNSET
     metrics: Stated[dict[str, float | None]] = UNSET
@@ -136,6 +160,7 @@ class RunSoFar(Struct, frozen=True, kw_only=True):
         imported: The run was not trained here.
         checkpoint: The file it was imported from.
         last_epoch: The last epoch of that file.
+        source: Folder of the run whose masks were tuned, where it is another.
     """
 
     seed: int | None
@@ -146,6 +171,7 @@ class RunSoFar(Struct, frozen=True, kw_only=True):
     imported: Stated[bool] = UNSET
     checkpoint: Stated[str] = UNSET
     last_epoch: Stated[int | None] = UNSET
+    source: Stated[str] = UNSET
 
     def after(self, stage: str, record: StageRecord) -> "RunSoFar":
         """Return the run with one more stage finished."""
@@ -210,13 +236,16 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         accuracy_before_prompt: Without what a prompt learned after all else.
         prompt: None where there is none.
         data_folder: Name of the images' folder; tells image folders apart.
-        batch_size: Images of a step, over all processes.
+        batch_size: Images that go through the network together, over all processes; a step
+            takes ``accumulate`` times as many.
         train_images: How many are trained on.
         limit_per_class: Training images taken of each class; None takes all.
         limit_test_per_class: Test images likewise.
         validation: Fraction of the training images held out.
         views: Of each stage.
         protocol: ``paper``, ``released`` or ``mixed``.
+        lr_schedulers: Of each stage that was scheduled.
+        training: Of each stage, what it trained with besides the defaults.
         headline: The key of the accuracy that the run is judged by.
         macs: Multiply-adds of the dense network for one image.
         effective_macs: Those left after pruning: a count, not a time.
@@ -227,6 +256,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
         command: What started it.
         grid: Where it stands in a grid.
         parts: Callbacks and plugins of the Trainer that may have changed what was learned.
+        source: Folder of the run whose masks were tuned, where it is another.
     """
 
     schema: Annotated[int, Meta(ge=0)] | None = SCHEMA
@@ -265,6 +295,8 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     protocol: Stated[str | None] = UNSET
     budget: Stated[dict[str, Budget | None] | None] = UNSET
     optimizers: Stated[dict[str, tuple[OptimizerRecord, ...] | None] | None] = UNSET
+    lr_schedulers: Stated[dict[str, Settings] | None] = UNSET
+    training: Stated[dict[str, Training] | None] = UNSET
     headline: Stated[str | None] = UNSET
     stages: Stages
     epochs: Stated[float | None] = UNSET
@@ -286,6 +318,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     imported: Stated[bool] = UNSET
     checkpoint: Stated[str] = UNSET
     parts: Stated[dict[str, list[Any]]] = UNSET
+    source: Stated[str] = UNSET
 
     @property
     def accuracy(self) -> float | None:

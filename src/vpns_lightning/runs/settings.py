@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.optim.lr_scheduler import LRScheduler
+
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.runs.record import Settings, Stages
-from vpns_lightning.stages import VIEWS, MaskFinding, Stage
+from vpns_lightning.runs.record import Settings, Stages, Training, as_plain
+from vpns_lightning.stages import VIEWS, MaskFinding, Stage, SubnetworkTuning
 
 PLAIN = (type(None), bool, int, float, str)
 
@@ -28,6 +30,32 @@ def options(part: object) -> Settings:
     values = {name: getattr(part, name) for name in names if hasattr(part, name)}
     plain = {k: v for k, v in values.items() if isinstance(v, PLAIN)}
     return {"name": type(part).__name__, **plain}
+
+
+def training(stage: Stage) -> Training:
+    """Return what a stage trains with besides the defaults."""
+    average = stage.average if isinstance(stage, SubnetworkTuning) else None
+    return Training(
+        loss=None if stage.objective.loss is None else options(stage.objective.loss),
+        clip_norm=stage.clip_norm,
+        accumulate=stage.accumulate,
+        mixup=stage.mixup,
+        cutmix=stage.cutmix,
+        average=None if average is None else options(average),
+    )
+
+
+def schedule(scheduler: LRScheduler) -> Settings:
+    """Return a schedule's class name and the values that it was made with."""
+    settings = options(scheduler)
+    # MultiStepLR's are a counter; SequentialLR keeps what it was given under private names alone
+    milestones = getattr(scheduler, "milestones", getattr(scheduler, "_milestones", None))
+    if milestones:
+        settings["milestones"] = sorted(milestones)
+    inner = getattr(scheduler, "_schedulers", ())
+    if inner:
+        settings["schedulers"] = [schedule(each) for each in inner]
+    return settings
 
 
 def protocol(stages: Stages, mapping_on: str) -> str:
@@ -87,7 +115,7 @@ def outline(
             about |= {"pruner": _described(stage.pruner), "sparsity": stage.sparsity}
             if stage.sparsity_by_layer:
                 about["sparsity_by_layer"] = stage.sparsity_by_layer
-        described[stage.name] = about
+        described[stage.name] = about | as_plain(training(stage))
     return described
 
 

@@ -57,8 +57,13 @@ def set_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def sparsity_report(module: nn.Module) -> SparsityReport:
-    """Count removed weights per layer and over all layers."""
-    masks = get_masks(module)
+    """Count removed weights per layer and over all layers; of plain layers, those that are zero."""
+    plain = (
+        (name, layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    )
+    masks = get_masks(module) or {name: layer.weight != 0 for name, layer in plain}
     sizes = {name: mask.numel() for name, mask in masks.items()}
     kept = {name: int(mask.sum()) for name, mask in masks.items()}
     total, all_kept = sum(sizes.values()), sum(kept.values())

@@ -1,13 +1,16 @@
 """What both stages share: the loss, the schedule, the metrics, exact seeds and the NaN guard."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, distributed
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torchmetrics import MeanMetric
@@ -22,6 +25,8 @@ from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
 from vpns_lightning.stages.fusing import few_kernels
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
+from vpns_lightning.stages.objective import Loss, Objective
+from vpns_lightning.stages.schedules import WarmupCosine
 from vpns_lightning.stages.steps import check_views, log_interval, refusing
 
 BuildScheduler = Callable[[Optimizer], LRScheduler]
@@ -42,6 +47,16 @@ class Stage(pl.LightningModule, ABC):
         optimizer: Builds the optimiser from parameter groups.
         lr_scheduler: Builds a scheduler stepped once an epoch; cosine to zero where None.
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
+        loss: A loss by its class, such as ``torch.nn.CrossEntropyLoss`` with ``label_smoothing``;
+            cross-entropy where None.
+        clip_norm: Before an optimiser steps, its gradients are scaled down to this 2-norm if theirs
+            is larger.
+        accumulate: Batches of ``data.batch_size`` images whose gradients make one optimiser step,
+            the mean over all their images. Batch normalisation sees each batch by itself, so the
+            result is not quite that of a batch as large as all of them.
+        mixup: Train on pairs of images mixed by MixUp with this alpha; labels are mixed likewise.
+        cutmix: Train on images with a rectangle from another, CutMix with this alpha; where both
+            are set, each batch draws one of the two.
 
     Attributes:
         name: In logs, files and messages.
@@ -69,9 +84,18 @@ class Stage(pl.LightningModule, ABC):
         optimizer: BuildOptimizer,
         lr_scheduler: BuildScheduler | None,
         prompt_lr: float | None,
+        loss: Loss | None = None,
+        clip_norm: float | None = None,
+        accumulate: int | None = None,
+        mixup: float | None = None,
+        cutmix: float | None = None,
     ) -> None:
         super().__init__()
         check_views(views, unaugmented)
+        if accumulate is not None and accumulate < 1:
+            raise UserError(f"accumulate must be at least 1 batch, got {accumulate}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise UserError(f"clip_norm must be above 0, got {clip_norm}")
         if epochs < 0:
             raise UserError(f"epochs must be >= 0, got {epochs}")
         self.automatic_optimization = False
@@ -92,20 +116,57 @@ class Stage(pl.LightningModule, ABC):
         classes = network.num_classes
         self.acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.acc_plain = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.objective = Objective(classes, loss=loss, mixup=mixup, cutmix=cutmix)
+        self.clip_norm = clip_norm
+        self.accumulate = accumulate or 1
+        self.mixup, self.cutmix = mixup, cutmix
+        self._completes = True
         self.guard = LossGuard()
 
     def loss(self, view: str, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy (0-d) of one view: images (N, 3, i, i), labels (N,)."""
-        images, labels = batch
+        """Return the mean loss (0-d) of one view: images (N, 3, i, i), labels (N,).
+
+        Of mixed images the training accuracy counts the label with the largest share.
+        """
+        images, targets = self.objective.mixed(batch)
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
         logits = self.network(images, prompted=view == "prompted")
-        loss = functional.cross_entropy(logits, labels)
+        loss = self.objective(logits, targets)
         with torch.no_grad():
             self._look_at(loss.detach())
             self.train_loss.update(loss.detach(), loss.new_full((), len(labels)))
-            self.passes += 1
+            self.passes += self._completes
             correct = (logits.argmax(1) == labels).float()
             self.train_acc.update(correct, torch.ones_like(correct))
         return self.guard.passed_on(loss)
+
+    def backward_in_parts(self, view: str, batch: Batch) -> None:
+        """Backpropagate the mean loss of one view's batch, in as many parts as it has.
+
+        The gradients of all parts add up to that of the mean over the batch, and count as one pass.
+        """
+        images, targets = self.objective.mixed(batch)
+        for rows in self._parts(len(targets)):
+            share = (rows.stop - rows.start) / len(targets)
+            loss = self.loss(view, (images[rows], targets[rows])) * share
+            with nullcontext() if self._completes else self._alone():
+                self.manual_backward(loss)
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Return what keeps processes from exchanging gradients: they do once, of all parts."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy):
+            return strategy.block_backward_sync()
+        return nullcontext()
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Yield the rows of each part of so many images; no part is larger than a data batch."""
+        size = getattr(self._data(), "batch_size", math.ceil(count / self.accumulate))
+        parts = max(1, math.ceil(count / size))
+        ends = [count * part // parts for part in range(parts + 1)]
+        for part, (start, stop) in enumerate(pairwise(ends)):
+            self._completes = part == parts - 1
+            yield slice(start, stop)
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -161,7 +222,10 @@ class Stage(pl.LightningModule, ABC):
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """Return the schedule of an optimiser, stepped once an epoch."""
         if self.build_scheduler is not None:
-            return self.build_scheduler(optimizer)
+            scheduler = self.build_scheduler(optimizer)
+            if isinstance(scheduler, WarmupCosine):
+                scheduler.span(self.period)
+            return scheduler
         return CosineAnnealingLR(optimizer, T_max=max(self.period, 1))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -221,14 +285,25 @@ class Stage(pl.LightningModule, ABC):
         return None
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Let the optimiser know whether the loss was bad on any process."""
+        """Let the optimiser know whether the loss was bad on any process; then clip."""
         self.guard.settle()
+        self.change_gradients()
+        if self.clip_norm is not None:
+            self.clip_gradients(
+                optimizer, gradient_clip_val=self.clip_norm, gradient_clip_algorithm="norm"
+            )
+
+    def change_gradients(self) -> None:
+        """Change the (unscaled) gradients before they are clipped; by default not at all."""
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """At a log point: stop on a bad loss, then log the running means of the epoch."""
         last = batch_idx + 1 == self.trainer.num_training_batches
         if last or (batch_idx + 1) % log_interval(self.trainer) == 0:
             self.check_finite()
+
+    def conclude(self) -> None:
+        """Bring the network to what is handed on; by default it is there. Twice does no harm."""
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy and step the schedulers."""

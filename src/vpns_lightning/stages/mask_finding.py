@@ -39,10 +39,12 @@ class MaskFinding(Stage):
             default for a pruner that trains weights.
         lr_scheduler: Stepped once an epoch; cosine to zero where None.
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
+        options: ``loss``, ``clip_norm``, ``accumulate``, ``mixup``, ``cutmix``: see Stage.
 
     Raises:
         UserError: A sparsity is out of range, a pattern matches no layer or two match one, the
-            pruner knows no levels, or epochs or views are out of range (see Stage).
+            pruner knows no levels or takes no steps to accumulate for, or epochs or views are out
+            of range (see Stage).
     """
 
     name = "find"
@@ -61,6 +63,7 @@ class MaskFinding(Stage):
         optimizer: BuildOptimizer | None = None,
         lr_scheduler: BuildScheduler | None = None,
         prompt_lr: float | None = None,
+        **options: Any,
     ) -> None:
         sparsity = check_sparsity(sparsity)
         patterns = dict(sparsity_by_layer or {})
@@ -79,7 +82,14 @@ class MaskFinding(Stage):
             optimizer=optimizer or default,
             lr_scheduler=lr_scheduler,
             prompt_lr=prompt_lr,
+            **options,
         )
+        if self.accumulate > 1 and not pruner.accumulates:
+            raise UserError(
+                f"find.accumulate is of optimiser steps, and {type(pruner).__name__} takes none: "
+                "leave it out; what is held in memory at once is the pruner's chunk, where it has "
+                "one"
+            )
         if mapping_on == "pruned" and network.mapping.slice_head:
             raise UserError(
                 "find.mapping_on: pruned needs a mapping that keeps the whole head, because the "
@@ -138,9 +148,8 @@ class MaskFinding(Stage):
                 self.shuffle = shuffle
                 self.pruner.step(self, view, batch[Stream(view, shuffle)])
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+    def change_gradients(self) -> None:
         """Let the pruner change the (unscaled) gradients."""
-        super().on_before_optimizer_step(optimizer)
         self.pruner.regularize(self.network)
 
     def on_train_epoch_end(self) -> None:

@@ -30,6 +30,7 @@ class PromptTuning(Stage):
         refit_mapping: First fit the label mapping again, on the sparse network and plain images: a
             network that pruning has broken no longer predicts what the dense one did.
         recalibrate: First measure batch normalisation's statistics again, on plain images.
+        options: ``loss``, ``clip_norm``, ``accumulate``, ``mixup``, ``cutmix``: see Stage.
 
     Raises:
         UserError: The network has no prompt, or a mapping to be refitted has sliced the head.
@@ -48,6 +49,7 @@ class PromptTuning(Stage):
         lr_scheduler: BuildScheduler | None = None,
         refit_mapping: bool = False,
         recalibrate: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(
             network,
@@ -57,6 +59,7 @@ class PromptTuning(Stage):
             optimizer=optimizer or default_tune_optimizer,
             lr_scheduler=lr_scheduler,
             prompt_lr=None,
+            **options,
         )
         if epochs and not network.has_prompt:
             raise UserError(

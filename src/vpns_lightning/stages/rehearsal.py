@@ -7,17 +7,21 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.stages.base import Stage
 from vpns_lightning.stages.steps import refusing
+from vpns_lightning.stages.subnetwork_tuning import SubnetworkTuning
 
 
 def rehearse(stage: Stage) -> None:
     """Build an optimiser of a stage, and a schedule that runs to its end; nothing is trained.
 
     Raises:
-        UserError: One of them refuses its arguments, the network's parameters or the epochs, or
-            the schedule waits for a metric.
+        UserError: One of them refuses its arguments, the network's parameters or the epochs, the
+            schedule waits for a metric, or a loss or an average does not fit the stage.
     """
     if not stage.epochs:
         return
+    stage.objective.check(stage.name)
+    if isinstance(stage, SubnetworkTuning) and stage.average is not None:
+        stage.average.check(stage.name, stage.epochs)
     with refusing(f"{stage.name}.optimizer"):
         optimizer = stage.build_optimizer(stage.parameter_groups())
     with warnings.catch_warnings(), refusing(f"{stage.name}.lr_scheduler"):

@@ -9,6 +9,7 @@ from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, gradient_step
 from vpns_lightning.sparsity import bake, unbake
+from vpns_lightning.stages.averaging import WeightAverage
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
 
@@ -33,7 +34,10 @@ class SubnetworkTuning(Stage):
         optimizer: Of weights and prompt; SGD 0.01, momentum 0.9, decay 1e-4 where None.
         lr_scheduler: Stepped once an epoch; cosine to zero where None.
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
+        average: Validate and hand on an average of the weights, an :class:`EMA` or :class:`SWA`,
+            in place of the last ones.
         name: Name in logs and folders: ``tune``, or ``warmup``.
+        options: ``loss``, ``clip_norm``, ``accumulate``, ``mixup``, ``cutmix``: see Stage.
 
     Raises:
         UserError: Epochs or views are out of range (see Stage).
@@ -49,7 +53,9 @@ class SubnetworkTuning(Stage):
         optimizer: BuildOptimizer | None = None,
         lr_scheduler: BuildScheduler | None = None,
         prompt_lr: float | None = None,
+        average: WeightAverage | None = None,
         name: str = "tune",
+        **options: Any,
     ) -> None:
         super().__init__(
             network,
@@ -59,17 +65,37 @@ class SubnetworkTuning(Stage):
             optimizer=optimizer or default_tune_optimizer,
             lr_scheduler=lr_scheduler,
             prompt_lr=prompt_lr,
+            **options,
         )
         self.name = name
+        self.average = average
 
     def prepare_network(self) -> None:
         """Fit the mapping if nobody has, and zero the pruned weights."""
         if not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None:
             fit_mapping(self.network, self.trainer)
         bake(self.network.backbone)
+        if self.average is not None:
+            self.average.begin(self.network)
+
+    def conclude(self) -> None:
+        """Give the network the averaged weights, if there are any."""
+        if self.average is not None:
+            self.average.adopt(self.network)
+
+    def on_validation_start(self) -> None:
+        """Validate the averaged weights, if there are any yet."""
+        if self.average is not None:
+            self.average.swap(self.network)
+
+    def on_validation_end(self) -> None:
+        """Go on training the weights that were trained."""
+        if self.average is not None:
+            self.average.swap(self.network)
 
     def on_train_end(self) -> None:
         """Mask in the forward pass again, whatever happens to the network from here on."""
+        self.conclude()
         unbake(self.network.backbone)
 
     def make_optimizers(self) -> list[Optimizer]:
@@ -80,3 +106,7 @@ class SubnetworkTuning(Stage):
         """Take one optimiser step on each view in turn."""
         for view in self.views:
             gradient_step(self, view, batch[Stream(view)])
+        # not once the batch has ended: a checkpoint may be written before that
+        last = batch_idx + 1 == self.trainer.num_training_batches
+        if self.average is not None and self.average.due(self.current_epoch, last=last):
+            self.average.take(self.network)

@@ -46,9 +46,11 @@ ELSEWHERE = {
     "shortens an epoch",
     "min_steps": "stages last epochs: --find.epochs, --tune.epochs",
     "max_time": "stop the run with SIGTERM when the time is over; the same command resumes it",
-    "accumulate_grad_batches": "stages take their own gradient steps: choose --data.batch_size",
-    "gradient_clip_val": "stages take their own gradient steps, which are not clipped",
-    "gradient_clip_algorithm": "stages take their own gradient steps, which are not clipped",
+    "accumulate_grad_batches": "stages take their own gradient steps: --tune.accumulate, "
+    "--find.accumulate",
+    "gradient_clip_val": "stages take their own gradient steps, which are not clipped unless "
+    "--tune.clip_norm or --find.clip_norm is set",
+    "gradient_clip_algorithm": "stages clip the 2-norm: --tune.clip_norm, --find.clip_norm",
     "enable_checkpointing": "every epoch is saved in the run folder, which resuming needs",
     "use_distributed_sampler": "the data module draws for each process, in an order of its own",
     "reload_dataloaders_every_n_epochs": "the data module keeps its loaders, in exact orders",

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,6 +24,7 @@ from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
 from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
 from vpns_lightning.runs.settings import as_before, outline
+from vpns_lightning.runs.source import keep_found, source_of, take_found
 from vpns_lightning.runs.summary import draw_summary, print_table
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
 from vpns_lightning.training.callbacks import (
@@ -65,6 +67,7 @@ def fit_stages(
     trainer: Mapping[str, Any] | Machine | None = None,
     seed: int = 7,
     config: Mapping[str, Any] | None = None,
+    source: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run all stages, or what is left of them; write the results.
 
@@ -84,6 +87,8 @@ def fit_stages(
             which builds loggers and callbacks anew for each stage.
         seed: Of everything random.
         config: What to store as ``config.yaml``; a short description where None.
+        source: Folder of a finished run to tune from: its warm-up and its finding are taken, and
+            not run again. The end is that of a run which did all of it.
 
     Returns:
         The content of ``result.json``.
@@ -96,12 +101,16 @@ def fit_stages(
     check_run(network, data, machine.options, stages)
     tell_dense(network)
     run = RunFolder(run_dir)
-    if warmup is not None and not run.handoff.is_file():
+    origin = None
+    if source is not None and not run.handoff.is_file():
+        origin = source_of(source, network, data, find)
+    if warmup is not None and origin is None and not run.handoff.is_file():
         check_channels(find, data)
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
-            run.keep_config(_config(run, config or outline(network, data, stages, seed)))
+            stated = _config(run, config or outline(network, data, stages, seed))
+            run.keep_config(stated if source is None else {**stated, "from": str(source)})
         done = run.read_result()
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
@@ -110,7 +119,9 @@ def fit_stages(
         stop = StopRequest()
         held.enter_context(stop.listening())
         parts = method_parts(config or {"trainer": described(machine)})
-        return _Run(run, network, data, machine, seed, stop, parts).through(stages, find)
+        begun = _Run(run, network, data, machine, seed, stop, parts)
+        begun.origin = origin
+        return begun.through(stages, find)
 
 
 def _config(run: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -144,6 +155,7 @@ class _Run:
         self.csv = MetricsCSV(run.metrics)
         precision = machine.options.get("precision", "32-true")
         self.evaluate = partial(evaluate, data=data, precision=precision)
+        self.origin: RunFolder | None = None
         # those that all stages share
         self.loggers: list[Logger] = [self.csv]
         data.seed = seed
@@ -168,20 +180,27 @@ class _Run:
         source = take_warmup(self.run) if "warmup" in names and is_first_process() else None
         if source is not None:
             say(f"stage 'warmup' is that of {source}, which has an equal one")
-        if not self.run.handoff.is_file():
+        if self.origin is not None and is_first_process():
+            take_found(self.origin, self.run, self.seed)
+        last = self.run.handoff
+        if self.origin is not None and not last.is_file():  # the first process is still copying
+            last = self.origin.found
+        if not last.is_file():
             return stages
-        finished = read_about(self.run.handoff).stage
+        finished = read_about(last).stage
         if finished not in names:
             raise UserError(
                 f"{self.run.handoff} was written by stage {finished!r}, which this run has not: "
                 f"its stages are {', '.join(names)}"
             )
-        self.known = load_network(self.run.handoff, self.network).run_so_far()
+        self.known = load_network(last, self.network).run_so_far()
         say(f"stage {finished!r} is done in {self.run.path}; going on after it")
         return stages[names.index(finished) + 1 :]
 
     def _fit(self, stage: Stage) -> None:
         """Run one stage, from its checkpoint if there is one."""
+        if stage.name == "tune" and is_first_process():
+            keep_found(self.run)
         stage.seed = self.seed
         checkpoint = self.run.checkpoint(stage.name)
         resume = str(checkpoint) if checkpoint.is_file() else None

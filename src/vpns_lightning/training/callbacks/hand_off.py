@@ -16,6 +16,7 @@ from vpns_lightning.network.accounting import network_report
 from vpns_lightning.pruners.base import collapsed_layers
 from vpns_lightning.runs.handoff import save_network, synchronise
 from vpns_lightning.runs.record import Accuracy, Budget, OptimizerRecord, RunSoFar, StageRecord
+from vpns_lightning.runs.settings import schedule, training
 from vpns_lightning.sparsity import unbake
 from vpns_lightning.stages import MaskFinding, Stage
 
@@ -59,6 +60,7 @@ class FreezeMasks(pl.Callback):
         """Hand on, before Lightning tears the processes down."""
         assert isinstance(pl_module, Stage)
         pl_module.check_finite()
+        pl_module.conclude()
         unbake(pl_module.network.backbone)
         clock = _clock(trainer)
         if clock is not None:
@@ -108,6 +110,8 @@ def stage_costs(trainer: pl.Trainer, stage: Stage) -> StageRecord:
         views=stage.views,
         unaugmented=stage.unaugmented,
         optimizers=tuple(_settings(optimizer) for optimizer in trainer.optimizers),
+        lr_scheduler=next((schedule(c.scheduler) for c in trainer.lr_scheduler_configs), None),
+        training=training(stage),
         precision=str(trainer.precision),
         processes=trainer.world_size,
         metrics={k: v for k, v in metrics.items() if "/sparsity/" not in k},
