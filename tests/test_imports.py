@@ -37,7 +37,8 @@ PACKAGES: dict[str, set[str]] = {
     "_version": set(),
     # processes asks Lightning which of several it is; batches names tensors for type checkers alone
     "base": {"lightning", "torch"},
-    "sparsity": {"torch", "numpy"},
+    # torch's wheels bring Triton where it works, and only selection on a GPU imports it
+    "sparsity": {"torch", "numpy", "triton"},
     # the graph of channels and their removal are Torch-Pruning's; timm and the Hub, which it
     # brings, only where a backbone is timm's
     "network": {
