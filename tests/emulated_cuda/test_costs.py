@@ -1,6 +1,7 @@
 """What selecting weights and a step cost on the device, in launches and bytes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torchvision
 from torch import Tensor
 
 from emulated_cuda import counting
+from emulated_cuda.test_steps import counted
+from toy_run import Parts
 from vpns_lightning.sparsity import keep_highest, mask_layers, masked_layers
 
 pytestmark = pytest.mark.usefixtures("cuda")
@@ -55,3 +58,17 @@ def test_the_masks_are_those_of_the_host(tie_rule: str, dtype: torch.dtype) -> N
         there = selected([score.to("cuda") for score in here], n_prune, tie_rule)
         for mask, other in zip(there, selected(here, n_prune, tie_rule), strict=True):
             assert torch.equal(mask.cpu(), other)
+
+
+# ResNet-18 of 11.2 million weights, six classes, 12 px, a batch of 8; without Triton
+AT_MOST = {"find": (430, 130), "tune": (315, 36)}  # launches, bytes a weight
+
+
+def test_a_hydra_step_of_a_resnet(tmp_path: Path) -> None:
+    backbone = torchvision.models.resnet18(num_classes=6)
+    weights = sum(parameter.numel() for parameter in backbone.parameters())
+    between = counted(Parts(backbone=backbone, epochs=1), tmp_path)
+    for name, (operators, bytes_a_weight) in AT_MOST.items():
+        launched, moved = between.counts[name].work()
+        assert launched <= operators * between.steps
+        assert moved <= bytes_a_weight * weights * between.steps

@@ -1,4 +1,4 @@
-"""The kernels of the selection in Triton's interpreter; `test_radix_select.py` starts it.
+"""The kernels in Triton's interpreter; `test_kernels.py` starts it.
 
 Whether functions are interpreted is decided where Triton is imported, so these tests have a process
 of their own.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vpns_lightning.sparsity import device_search, keep_highest
+from vpns_lightning.sparsity import score_gradient as fused
 from vpns_lightning.sparsity.radix_select import can_read, keep_by_radix
 
 BLOCK = 256
@@ -140,3 +141,16 @@ def test_a_run_gives_the_same_masks_as_on_the_host() -> None:
 def test_the_compiler_is_asked_once_whether_it_works() -> None:
     device_search.compiles.cache_clear()
     assert device_search.compiles(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_gradient_of_scores_is_that_of_operators_to_the_bit(last: bool) -> None:
+    scores, weight, grad = (torch.randn(9, 8, 5, 4, generator=drawn(seed)) for seed in range(3))
+    scores.view(-1)[:100], weight.view(-1)[50:150] = 0.0, -0.0
+    three = [pixels_apart(each) if last else each for each in (scores, weight, grad)]
+    assert fused.can_read(*three)
+    found = fused.score_gradient(*three)
+    expected = torch.sign(scores) * weight * grad
+    assert torch.equal(found.contiguous().view(torch.int32), expected.view(torch.int32))
+    assert not fused.can_read(scores, pixels_apart(weight), grad)
+    assert not fused.can_read(scores, weight, grad.double())

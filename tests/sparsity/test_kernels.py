@@ -1,4 +1,4 @@
-"""Selection on a GPU, on machines without one: its kernels are interpreted, and compiled."""
+"""The kernels for GPUs on machines without one: interpreted, and compiled."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-def test_the_kernels_select_exactly_in_tritons_interpreter(which: str) -> None:
+def test_the_kernels_are_exact_in_tritons_interpreter(which: str) -> None:
     cases = str(Path(__file__).with_name("in_interpreter.py"))
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", which, cases]
     interpreted = os.environ | {"TRITON_INTERPRET": "1"}
@@ -39,6 +39,7 @@ def test_the_kernels_compile_for_gpus(
     from triton.compiler import ASTSource, compile
 
     from vpns_lightning.sparsity import radix_select as radix
+    from vpns_lightning.sparsity import score_gradient as fused
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     block = {"ABSOLUTE": absolute, "BLOCK": radix.BLOCK}
@@ -48,8 +49,10 @@ def test_the_kernels_compile_for_gpus(
         *((radix._choose, digit | {"FIRST": first}) for digit in digits for first in (True, False)),
         (radix._mark, block),
         (radix._keep_ties, block),
+        (fused._score_gradient, {"BLOCK": fused.BLOCK}),
     ]
-    types = {"tensors": "*i64", "threshold": "*fp32", "n_blocks": "i32", "rank": "i32"}
+    floats = dict.fromkeys(("threshold", "scores", "weight", "grad", "out"), "*fp32")
+    types = floats | {"tensors": "*i64"} | dict.fromkeys(("n_blocks", "rank", "size"), "i32")
     for kernel, constants in kernels:
         names = [name for name in kernel.arg_names if name not in constants]
         signature = {name: types.get(name, "*i32") for name in names}
