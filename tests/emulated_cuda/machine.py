@@ -98,6 +98,7 @@ CUDA: dict[str, Any] = {
     "set_device": _nothing,
     "set_rng_state": _nothing,
     "set_rng_state_all": _nothing,
+    "set_sync_debug_mode": _nothing,
     "stream": lambda stream: _Stream(),
     "synchronize": _synchronize,
 }
