@@ -16,7 +16,8 @@ from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.grid_cell import environment, grid_record, take_warmup
 from vpns_lightning.runs.handoff import copy_network, read_about
 from vpns_lightning.runs.record import GridRecord, encode
-from vpns_lightning.training.loggers import for_stage, prepare_wandb
+from vpns_lightning.training.loggers import wandb_arguments, wandb_offline
+from vpns_lightning.training.machine import Machine
 
 
 def told(monkeypatch: pytest.MonkeyPatch, cell: str, warmup: Path | None) -> None:
@@ -121,32 +122,35 @@ class Recorder:
 def test_every_stage_is_a_wandb_run_of_the_grid_s_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning.pytorch.loggers import WandbLogger
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
     run = RunFolder(tmp_path / "cell")
     run.make()
-    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
-        alone = prepare_wandb({"project": "vpns"}, run.path, "cell")
-    assert alone["group"] == "cell"
+    assert wandb_arguments({"project": "vpns"}, run.path, "find")["group"] == "cell"
     told(monkeypatch, "cell", None)
-    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
-        arguments = prepare_wandb({"project": "vpns"}, run.path, "cell")
-    assert arguments["group"] == "fig0"
-    whole = WandbLogger(**arguments)
-    stages = {name: for_stage(whole, name) for name in ("find", "tune")}
-    for name, logger in stages.items():
-        asked = logger._wandb_init  # type: ignore[attr-defined]  # a WandbLogger
-        assert asked["job_type"] == name
-        assert asked["name"] == f"cell-{name}"
-        assert asked["id"] == f"{arguments['id']}-{name}"
-        assert asked["group"] == "fig0"
-    # no run was started for the whole
-    assert whole._experiment is None
+    find, tune = (wandb_arguments({"project": "vpns"}, run.path, s) for s in ("find", "tune"))
+    assert find.pop("id") == (run.path / "wandb_id.txt").read_text().strip() + "-find"
+    assert find == {
+        "project": "vpns",
+        "name": "cell-find",
+        "group": "fig0",
+        "job_type": "find",
+        "save_dir": str(run.path),
+    }
+    assert (tune["name"], tune["job_type"]) == ("cell-tune", "tune")
+    # the same runs when the command is given again
+    assert wandb_arguments({"project": "vpns"}, run.path, "tune") == tune
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
-    assert for_stage(whole, "tune").version == "abc"
-    assert for_stage(whole, "find").version == f"{arguments['id']}-find"
+    assert wandb_arguments({"project": "vpns"}, run.path, "tune")["id"] == "abc"
+    assert wandb_arguments({"project": "vpns"}, run.path, "find")["id"] != "abc"
+
+
+def test_wandb_runs_offline_where_it_must_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
+        assert wandb_offline(False, tmp_path)
+    assert wandb_offline(True, tmp_path)
 
 
 def test_a_stage_leaves_method_and_sparsity_in_the_summary(
@@ -162,8 +166,23 @@ def test_a_stage_leaves_method_and_sparsity_in_the_summary(
     monkeypatch.setattr(WandbLogger, "experiment", property(experiment))
     monkeypatch.setattr(WandbLogger, "log_metrics", lambda *args, **kwargs: None)
     told(monkeypatch, "cell", None)
-    logger = WandbLogger(project="vpns", id="abc", name="cell", save_dir=str(tmp_path))
-    Parts(pruner=vpns.OMP(), sparsity=0.8).fit(tmp_path / "run", logger=logger)
+    run = RunFolder(tmp_path / "run")
+    run.make()
+
+    def parts(stage: str) -> dict[str, Any]:
+        return {"logger": WandbLogger(**wandb_arguments({"id": "abc"}, run.path, stage))}
+
+    toy = Parts(pruner=vpns.OMP(), sparsity=0.8)
+    machine = Machine({"accelerator": "cpu", "enable_progress_bar": False}, parts, True)
+    vpns.fit_stages(
+        toy.network,
+        toy.data,
+        find=toy.find,
+        tune=toy.tune,
+        warmup=toy.warmup,
+        run_dir=str(run.path),
+        trainer=machine,
+    )
     assert list(recorders) == ["abc-warmup", "abc-find", "abc-tune"]
     assert all(recorder.finished for recorder in recorders.values())
     summaries = {name.partition("-")[2]: r.summary for name, r in recorders.items()}

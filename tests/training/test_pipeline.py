@@ -271,7 +271,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         ({"precision": "bf16-true"}, "use bf16-mixed"),
         ({"precision": "64-true"}, "use 32-true"),
         ({"strategy": "ddp_spawn"}, "use ddp"),
-        ({"gradient_clip_val": 1.0}, "no effect on manual optimisation"),
+        ({"gradient_clip_val": 1.0}, "are not clipped"),
         ({"sync_batchnorm": True, "accelerator": "cpu"}, "sync_batchnorm needs GPUs"),
     ],
 )

@@ -1,5 +1,7 @@
 """The keys of a config: one parser of them for ``vpns fit`` and ``vpns grid``."""
 
+import re
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -8,9 +10,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.commands.help import ShortHelp
 from vpns_lightning.data import ImageData
-from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network import PromptedClassifier, specify
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
+from vpns_lightning.training.machine import ELSEWHERE
 
 # in their order; a stage of no epochs is left out, but for find and tune
 STAGES: dict[str, type[Stage]] = {
@@ -18,27 +22,6 @@ STAGES: dict[str, type[Stage]] = {
     "find": MaskFinding,
     "tune": SubnetworkTuning,
     "prompt_tuning": PromptTuning,
-}
-# options of the Trainer that the stages or the pipeline decide, and where to set them instead
-ELSEWHERE = {
-    "max_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
-    "min_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
-    "max_steps": "stages last epochs (--find.epochs, --tune.epochs); --trainer.limit_train_batches "
-    "shortens an epoch",
-    "min_steps": "stages last epochs: --find.epochs, --tune.epochs",
-    "max_time": "stop the run with SIGTERM when the time is over; the same command resumes it",
-    "accumulate_grad_batches": "stages take their own gradient steps: choose --data.batch_size",
-    "gradient_clip_val": "stages take their own gradient steps, which are not clipped",
-    "gradient_clip_algorithm": "stages take their own gradient steps, which are not clipped",
-    "enable_checkpointing": "every epoch is saved in the run folder, which resuming needs",
-    "use_distributed_sampler": "the data module draws for each process, in an order of its own",
-    "reload_dataloaders_every_n_epochs": "the data module keeps its loaders, in exact orders",
-    "barebones": "--config configs/debug.yaml makes a run short",
-    "fast_dev_run": "--config configs/debug.yaml makes a run short",
-    "overfit_batches": "--trainer.limit_train_batches shortens an epoch",
-    "num_sanity_val_steps": "nothing is validated before a stage",
-    "enable_autolog_hparams": "config.yaml in the run folder holds every key",
-    "model_registry": "checkpoints stay in the run folder",
 }
 SHARES = (
     *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
@@ -51,7 +34,10 @@ class ParsingError(UserError):
 
 
 class Parser(LightningArgumentParser):
-    """A parser that raises instead of printing its usage and leaving."""
+    """A parser that raises instead of printing its usage and leaving, with a short help."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": ShortHelp, **options})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong.
@@ -64,7 +50,7 @@ class Parser(LightningArgumentParser):
 
 def add_run_keys(parser: ArgumentParser) -> None:
     """Add the keys of a config but ``seed_everything``: data, network, stages and trainer."""
-    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
+    add_data_key(parser)
     parser.add_class_arguments(PromptedClassifier, "network")
     parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
     for key, stage in STAGES.items():
@@ -72,6 +58,18 @@ def add_run_keys(parser: ArgumentParser) -> None:
         parser.link_arguments("network", f"{key}.network", apply_on="instantiate")
     parser.set_defaults({"warmup.epochs": 0, "prompt_tuning.epochs": 0})
     add_trainer_keys(parser)
+    _name_groups(parser)
+
+
+def add_data_key(parser: ArgumentParser, *, required: bool = True) -> None:
+    """Add the key of the images."""
+    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=required)
+
+
+def add_evaluation_keys(parser: ArgumentParser) -> None:
+    """Add the keys of the machine for what is only measured: one device, unless more are asked."""
+    add_trainer_keys(parser)
+    parser.set_defaults({"trainer.devices": 1})
     _name_groups(parser)
 
 
@@ -115,7 +113,7 @@ def _name_groups(parser: ArgumentParser) -> None:
 
 def fit_parser() -> ArgumentParser:
     """Return a parser of the keys of a config, as ``vpns fit`` has it."""
-    parser = Parser(prog="vpns fit", exit_on_error=False)
+    parser = Parser(prog="vpns fit")
     parser.add_argument("-c", "--config", action="config", help="a YAML file")
     add_seed(parser)
     add_run_keys(parser)
@@ -131,4 +129,30 @@ def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return a config as plain values, without the names of the files it came from."""
     record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
+    # the same backbone is said the same, however its arguments were given
+    record["network"]["backbone"] = specify(record["network"]["backbone"]).plain()
     return record
+
+
+def default_folder(config: Namespace) -> str:
+    """Return ``runs/<backbone>_<data>_<pruner>_s<sparsity>_seed<seed>``.
+
+    Raises:
+        UserError: The backbone is not said as it should be.
+    """
+    names = (
+        slug(str(specify(config.network.backbone))),
+        _last(config.data.class_path),
+        _last(config.find.pruner.class_path),
+    )
+    level = f"s{100 * config.find.sparsity:g}"
+    return str(Path("runs") / "_".join([*names, level, f"seed{config.seed_everything}"]).lower())
+
+
+def slug(text: str) -> str:
+    """Return a name as part of a folder's, which holds no slash and no quotes."""
+    return "-".join(re.findall(r"[\w.]+", text))
+
+
+def _last(class_path: str) -> str:
+    return class_path.rpartition(".")[2]

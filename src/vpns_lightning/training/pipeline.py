@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -37,8 +36,9 @@ from vpns_lightning.training.callbacks import (
     StopRequest,
     callbacks_of,
 )
-from vpns_lightning.training.loggers import MetricsCSV, end_stage, for_stage
+from vpns_lightning.training.loggers import MetricsCSV, close
 from vpns_lightning.training.machine import (
+    Machine,
     as_list,
     check_channels,
     check_run,
@@ -59,7 +59,7 @@ def fit_stages(
     warmup: SubnetworkTuning | None = None,
     prompt_tuning: PromptTuning | None = None,
     run_dir: str = "runs/latest",
-    trainer: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | Machine | None = None,
     seed: int = 7,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -77,7 +77,8 @@ def fit_stages(
         warmup: Dense training before stage 1.
         prompt_tuning: Learning the prompt alone after stage 2 (the pilot study).
         run_dir: The run folder.
-        trainer: Arguments of the Lightning Trainer: the machine, not the method.
+        trainer: Arguments of the Lightning Trainer: the machine, not the method. Or a ``Machine``,
+            which builds loggers and callbacks anew for each stage.
         seed: Of everything random.
         config: What to store as ``config.yaml``; a short description where None.
 
@@ -87,9 +88,9 @@ def fit_stages(
     Raises:
         UserError: Something in the input cannot work; nothing expensive has been done by then.
     """
-    machine = dict(trainer or {})
+    machine = Machine.of(trainer)
     stages = [stage for stage in (warmup, find, tune, prompt_tuning) if stage is not None]
-    check_run(network, data, machine, stages)
+    check_run(network, data, machine.options, stages)
     tell_dense(network)
     run = RunFolder(run_dir)
     if warmup is not None and not run.handoff.is_file():
@@ -115,7 +116,7 @@ class _Run:
         run: RunFolder,
         network: PromptedClassifier,
         data: ImageData,
-        machine: dict[str, Any],
+        machine: Machine,
         seed: int,
         stop: StopRequest,
     ) -> None:
@@ -126,11 +127,11 @@ class _Run:
         self.seed = seed
         self.stop = stop
         self.known = RunSoFar(seed=seed, dataset=data.name, input_size=data.input_size)
-        self.loggers: list[Logger] = [
-            MetricsCSV(run.metrics),
-            *as_list(machine.pop("logger", None)),
-        ]
-        self.evaluate = partial(evaluate, data=data, precision=machine.get("precision", "32-true"))
+        self.csv = MetricsCSV(run.metrics)
+        precision = machine.options.get("precision", "32-true")
+        self.evaluate = partial(evaluate, data=data, precision=precision)
+        # those that all stages share
+        self.loggers: list[Logger] = [self.csv]
         data.seed = seed
 
     def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
@@ -173,10 +174,9 @@ class _Run:
         if resume:
             say(f"stage {stage.name!r} goes on from {checkpoint}")
         with quiet_lightning(), same_norms(self.network):
-            loggers = [for_stage(logger, stage.name) for logger in self.loggers]
             # strategies that do not fit the accelerator, or do not exist, are ValueErrors
             with refusing("trainer", (MisconfigurationException, ValueError)):
-                trainer = self._trainer(stage, loggers)
+                trainer = self._trainer(stage)
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             with refusing("trainer", (MisconfigurationException,)):
@@ -193,15 +193,19 @@ class _Run:
         if is_first_process():
             about = read_about(self.run.handoff)
             self.known = about.run_so_far()
-            for logger in set(loggers) - set(self.loggers):
-                end_stage(
-                    logger, stage_summary(about, self.find, stage.name, about.sparsity or 0.0)
-                )
+            if self.machine.loggers_of_stage:
+                sparsity = about.sparsity or 0.0
+                close(trainer.loggers, stage_summary(self.known, self.find, stage.name, sparsity))
+            else:
+                self.loggers = trainer.loggers
 
-    def _trainer(self, stage: Stage, loggers: Sequence[Logger]) -> pl.Trainer:
-        """Return a Trainer of this stage's own; callbacks are copied."""
-        options = dict(self.machine)
-        theirs = [deepcopy(callback) for callback in as_list(options.pop("callbacks", None))]
+    def _trainer(self, stage: Stage) -> pl.Trainer:
+        """Return a Trainer of this stage's own."""
+        built = dict(self.machine.parts(stage.name))
+        theirs = as_list(built.pop("callbacks", None))
+        plugins = as_list(built.pop("plugins", None) or self.machine.options.get("plugins"))
+        loggers = [self.csv, *as_list(built.pop("logger", None))]
+        options = {**self.machine.options, **built}
         checkpoint = self.run.checkpoint(stage.name)
         bar = options.pop("enable_progress_bar", True)
         own_bar = bar and not any(isinstance(callback, ProgressBar) for callback in theirs)
@@ -214,10 +218,10 @@ class _Run:
                 "default_root_dir": str(checkpoint.parent),
                 "logger": loggers,
                 "enable_progress_bar": bar,
-                "plugins": [*as_list(options.get("plugins")), AtomicCheckpointIO()],
+                "plugins": [*plugins, AtomicCheckpointIO()],
                 "callbacks": [
                     *theirs,
-                    _Forget(loggers),
+                    _Forget(self.csv),
                     StageClock(),
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
@@ -251,8 +255,6 @@ class _Run:
             print_table(result, self.run)
             plain = as_plain(result)
         for logger in self.loggers:
-            if logger is not for_stage(logger, ""):
-                continue  # its stages have summaries
             if is_first_process():
                 logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
             logger.finalize("success")
@@ -265,11 +267,10 @@ LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
 class _Forget(pl.Callback):
     """Drop the logged lines that a resumed epoch will write again."""
 
-    def __init__(self, loggers: Sequence[Logger]) -> None:
-        self.loggers = [logger for logger in loggers if isinstance(logger, MetricsCSV)]
+    def __init__(self, csv: MetricsCSV) -> None:
+        self.csv = csv
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget from the epoch at hand on."""
         assert isinstance(pl_module, Stage)
-        for logger in self.loggers:
-            logger.forget(pl_module.name, trainer.current_epoch)
+        self.csv.forget(pl_module.name, trainer.current_epoch)
