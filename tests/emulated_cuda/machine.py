@@ -1,7 +1,7 @@
 """What torch and Lightning ask of a machine with one CUDA device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,6 +112,8 @@ def emulated_cuda() -> Iterator[None]:
         for name, stand_in in CUDA.items():
             patch.setattr(torch.cuda, name, stand_in)
         patch.setattr(torch.accelerator, "current_stream", lambda device=None: _Stream())
+        patch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+        patch.setattr(torch.accelerator, "set_device_index", _nothing)
         _patch_torch(patch)
         # kernels have nothing to run on: operators do their work, as without Triton
         patch.setattr(device_search, "compiles", lambda device: False)
@@ -144,6 +146,10 @@ def _patch_torch(patch: pytest.MonkeyPatch) -> None:
         staticmethod(lambda *args, **kwargs: _where_they_are(groups(*args, **kwargs))),
     )
     patch.setattr(loader_pinning, "pin_memory", _pin)
+    # views of wrappers made in inference mode cannot be taken: torch wants to set their version
+    patch.setattr(
+        torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()
+    )
 
 
 def _where_they_are(groups: Any) -> Any:
