@@ -41,15 +41,15 @@ class Timed(EpochCheckpoint):
         self.complete.append(time.perf_counter() - start)
 
 
-def train(folder: Path, epochs: int) -> Timed:
+def train(folder: Path, epochs: int, accelerator: str = "cpu", backbone: str = "resnet18") -> Timed:
     """Train, saving at each epoch; return the times."""
     writer = AtomicCheckpointIO()
     timed = Timed(folder / "find.ckpt", writer)
-    stage = finding(new_network())
+    stage = finding(new_network(backbone))
     stage.epochs = epochs
     with silence():
         trainer = pl.Trainer(
-            accelerator="cpu",
+            accelerator=accelerator,
             devices=1,
             max_epochs=epochs,
             callbacks=[timed],
@@ -61,7 +61,7 @@ def train(folder: Path, epochs: int) -> Timed:
         trainer.fit(stage, datamodule=Batches())
     saved: dict[str, Any] = torch.load(timed.path, weights_only=True)["state_dict"]
     for name, value in stage.state_dict().items():
-        assert torch.equal(saved[name], value), f"{name} differs in the checkpoint"
+        assert torch.equal(saved[name], value.cpu()), f"{name} differs in the checkpoint"
     return timed
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _harness import Figure, Timing, interleave, parser, ratio, report, settle
+from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,6 +27,7 @@ from vpns_lightning.base.seeds import stream_key
 from vpns_lightning.data import ImageFolder, TrainTransform
 
 SIDE = 32
+HOST = torch.device("cpu")
 KEY = stream_key(7, "fit", "prompted", 0)
 
 
@@ -71,11 +73,11 @@ def assert_equal_pixels(ours: ImageFolder, size: int) -> None:
         assert torch.equal(batch[row], expected), f"image {row} differs"
 
 
-def run_ours(data: ImageFolder) -> int:
-    """Deliver one epoch of augmented float batches."""
+def run_ours(data: ImageFolder, device: torch.device = HOST) -> int:
+    """Deliver one epoch of augmented float batches to a device."""
     delivered = 0
     for batch, _, _ in iter(data.train_dataloader()):
-        views = data.on_after_batch_transfer(batch, 0)
+        views = data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
         assert isinstance(views, dict)
         delivered += len(views["prompted"][0])
     return delivered

@@ -65,7 +65,7 @@ class LightStage:
     def loss(self, view: str, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of one view's batch."""
         images, labels = batch
-        with autocast(self.precision):
+        with autocast(self.precision, images.device):
             logits = self.network(images, prompted=view == "prompted")
             return functional.cross_entropy(logits, labels)
 
@@ -83,16 +83,18 @@ class LightStage:
         return tensor
 
 
-def autocast(precision: str) -> AbstractContextManager[object]:
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which a step of ``precision`` runs."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-def new_network(px: int, *, prompted: bool = True, compile: bool = False) -> PromptedClassifier:
-    """Return a ResNet-18 of random weights, its pad prompt as wide as the paper's, scaled."""
+def new_network(
+    px: int, *, prompted: bool = True, compile: bool = False, backbone: str = "resnet18"
+) -> PromptedClassifier:
+    """Return a network of random weights, its pad prompt as wide as the paper's, scaled."""
     torch.manual_seed(0)
     network = PromptedClassifier(
-        "resnet18",
+        backbone,
         CLASSES,
         prompt=PadPrompt(px, max(1, px * 16 // 224)) if prompted else None,
         mapping=IdentityMapping(),
@@ -116,11 +118,14 @@ def finding_step(
     prompted: bool = True,
     precision: str = "fp32",
     compile: bool = False,
+    backbone: str = "resnet18",
 ) -> tuple[Callable[[], None], PromptedClassifier]:
-    """Return one step of mask finding, and its network."""
-    network = new_network(px, prompted=prompted, compile=compile)
+    """Return one step of mask finding where the batch is, and its network."""
+    network = new_network(px, prompted=prompted, compile=compile, backbone=backbone)
     pruner, stage = Hydra(), LightStage(network, precision)
     pruner.attach(network, SPARSITY)
+    network.to(batch[0].device)
+    pruner.to(batch[0].device)
     (stage.optimizer,) = pruner.optimizers(network, default_find_optimizer)
     return partial(pruner.step, stage, "prompted", batch), network
 
@@ -132,23 +137,25 @@ def tuning_step(
     prompted: bool = True,
     precision: str = "fp32",
     compile: bool = False,
+    backbone: str = "resnet18",
 ) -> tuple[Callable[[], None], PromptedClassifier]:
     """Return one step of tuning the subnetwork that the initial scores select, and its network."""
-    network = new_network(px, prompted=prompted, compile=compile)
+    network = new_network(px, prompted=prompted, compile=compile, backbone=backbone)
     pruner, stage = Hydra(), LightStage(network, precision)
     pruner.attach(network, SPARSITY)
     pruner.finish(network, SPARSITY)
     bake(network.backbone)
+    network.to(batch[0].device)
     stage.optimizer = default_tune_optimizer(parameter_groups(network))
     return partial(gradient_step, stage, "prompted", batch), network
 
 
 class Normalised(nn.Module):
-    """A plain torchvision ResNet-18 behind the usual normalisation."""
+    """A plain network of torchvision behind the usual normalisation."""
 
-    def __init__(self, like: PromptedClassifier) -> None:
+    def __init__(self, like: PromptedClassifier, backbone: str) -> None:
         super().__init__()
-        self.backbone = torchvision.models.resnet18(num_classes=CLASSES)
+        self.backbone = torchvision.models.get_model(backbone, num_classes=CLASSES)
         self.backbone.to(memory_format=torch.channels_last)
         self.register_buffer("mean", like.mean.clone())
         self.register_buffer("std", like.std.clone())
@@ -160,17 +167,23 @@ class Normalised(nn.Module):
 
 
 def dense_step(
-    px: int, batch: Batch, *, precision: str = "fp32", compile: bool = False
+    px: int,
+    batch: Batch,
+    *,
+    precision: str = "fp32",
+    compile: bool = False,
+    backbone: str = "resnet18",
 ) -> Callable[[], None]:
     """Return one step of ordinary fine-tuning."""
-    network = Normalised(new_network(px)).train()
+    network = Normalised(new_network(px, backbone=backbone), backbone).train()
+    network.to(batch[0].device)
     if compile:
         network.backbone.compile()
     optimizer = default_tune_optimizer(network.parameters())
     images, labels = batch
 
     def step() -> None:
-        with autocast(precision):
+        with autocast(precision, images.device):
             loss = functional.cross_entropy(network(images), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -38,7 +38,8 @@ PACKAGES: dict[str, set[str]] = {
     # processes asks Lightning which of several it is; batches names tensors for type checkers,
     # trust tells the parser of configs what it may import
     "base": {"lightning", "torch", "jsonargparse"},
-    "sparsity": {"torch", "numpy"},
+    # torch's wheels bring Triton where it works, and only selection on a GPU imports it
+    "sparsity": {"torch", "numpy", "triton"},
     # the graph of channels and their removal are Torch-Pruning's; timm and the Hub, which it
     # brings, only where a backbone is timm's
     "network": {

@@ -16,6 +16,7 @@ from vpns_lightning.benchmarking import (
     Missing,
     Plan,
     Rounds,
+    chosen_precision,
     chosen_runtimes,
     compare_counts,
     fold,
@@ -266,6 +267,55 @@ def test_2_4_needs_a_linear_layer_that_fits(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(Missing, match=r"8\.0 \(Ampere\)"):
         runtimes.RUNTIMES["2:4"].prepare(network, torch.device("cuda"), 8, Path(), True)
+
+
+def test_2_4_kernels_are_tried_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(images: torch.Tensor) -> None:
+        raise NotImplementedError("no kernel of sm_120\nat length")
+
+    network = plain(toy())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))
+    monkeypatch.setattr(network, "to", lambda device: network)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **kwargs: tensor)
+    monkeypatch.setattr(network, "forward", failing)
+    with pytest.raises(Missing, match=r"2:4 kernels fail here: no kernel of sm_120$"):
+        runtimes.RUNTIMES["2:4"].prepare(network, torch.device("cuda"), 8, Path(), False)
+
+
+def test_what_fails_while_it_is_timed_leaves_the_other_timings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(images: torch.Tensor) -> None:
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    broken = runtimes.Runtime(lambda *arguments: full)
+    monkeypatch.setitem(runtimes.RUNTIMES, "onnxruntime", broken)
+    found = measure(toy(), plain(toy()), 8, quick("onnxruntime", "eager"))
+    taken = [(each["runtime"], each["batch_size"]) for each in found["timings"]]
+    assert taken == [("onnxruntime", 1), ("eager", 1), ("eager", 2)]
+    (missing,) = found["not_measured"]
+    assert missing["reason"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_networks_answer_and_train_in_the_precision_that_is_asked_for(
+    precision: runtimes.Precision,
+) -> None:
+    network = toy()
+    seen = []
+    convolution = next(m for m in network.backbone.modules() if isinstance(m, nn.Conv2d))
+    convolution.register_forward_hook(lambda layer, images, output: seen.append(output.dtype))
+    plan = quick("eager")._replace(precision=precision)
+    found = measure(network, plain(toy()), 8, plan)
+    assert found["precision"] == precision
+    # counts and exports stay in float32
+    assert (torch.bfloat16 in seen, precision) in {(True, "bf16-mixed"), (False, "32-true")}
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(UserError, match=r"precision 'bf16' is unknown.*bf16-mixed"):
+        chosen_precision("bf16")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """What torch and Lightning ask of a machine with one CUDA device."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.data._utils import pin_memory as loader_pinning
 from emulated_cuda import counts
 from emulated_cuda.tensors import CudaTensor, pinned
 from emulated_cuda.transfers import Transfers
+from vpns_lightning.sparsity import device_search
 
 MEMORY = 80 << 30  # bytes
 
@@ -97,6 +98,7 @@ CUDA: dict[str, Any] = {
     "set_device": _nothing,
     "set_rng_state": _nothing,
     "set_rng_state_all": _nothing,
+    "set_sync_debug_mode": _nothing,
     "stream": lambda stream: _Stream(),
     "synchronize": _synchronize,
 }
@@ -110,7 +112,11 @@ def emulated_cuda() -> Iterator[None]:
         for name, stand_in in CUDA.items():
             patch.setattr(torch.cuda, name, stand_in)
         patch.setattr(torch.accelerator, "current_stream", lambda device=None: _Stream())
+        patch.setattr(torch.accelerator, "current_device_index", lambda: 0)
+        patch.setattr(torch.accelerator, "set_device_index", _nothing)
         _patch_torch(patch)
+        # kernels have nothing to run on: operators do their work, as without Triton
+        patch.setattr(device_search, "compiles", lambda device: False)
         # parameters change their class when they move
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:
@@ -140,6 +146,10 @@ def _patch_torch(patch: pytest.MonkeyPatch) -> None:
         staticmethod(lambda *args, **kwargs: _where_they_are(groups(*args, **kwargs))),
     )
     patch.setattr(loader_pinning, "pin_memory", _pin)
+    # views of wrappers made in inference mode cannot be taken: torch wants to set their version
+    patch.setattr(
+        torch, "inference_mode", lambda mode=True: torch.no_grad() if mode else nullcontext()
+    )
 
 
 def _where_they_are(groups: Any) -> Any:

@@ -45,7 +45,7 @@ VARIANTS: dict[str, Build] = {
     "Wanda 2:4": lambda _: vpns.Wanda(pattern="2:4"),
 }
 # combine gradients of which float16 would hand them scaled ones
-UNSCALED = ("BiP", "DepGraph", "Slim")
+UNSCALED = ("BiP", "BiP code", "DepGraph", "Slim")
 FAST = {("Hydra", "bf16-mixed"), ("StructuredVPNs", "32-true"), ("Wanda", "32-true")}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 CASES = [

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference.toy_networks import ToyNet
 from stages.toy_training import QUIET, ToyData, fit, new_network, new_trainer, views_of
+from toy_run import Parts
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import (
@@ -336,3 +338,24 @@ def test_data_of_other_classes_are_refused() -> None:
 
 def test_the_dense_pruner_finds_in_no_epochs() -> None:
     assert MaskFinding(new_network(), Dense(), sparsity=0, epochs=30).epochs == 0
+
+
+# of 48 images: two whole batches and one of 8; one whole batch; one that is never whole
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, compiling
+@pytest.mark.parametrize("batch_size", [20, 48, 64])
+def test_a_smaller_last_batch_compiles_nothing_anew(batch_size: int, tmp_path: Path) -> None:
+    graphs = []
+
+    def backend(graph: GraphModule, inputs: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    parts = Parts(epochs=2)
+    parts.warmup = parts.tune = None
+    parts.data.batch_size = batch_size
+    parts.network.compiled = True
+    parts.network.backbone.compile(backend=backend)
+    parts.fit(tmp_path, enable_progress_bar=False)
+    torch._dynamo.reset()
+    assert len(graphs) == 1

@@ -10,7 +10,16 @@ import torch
 
 from vpns_lightning._version import __version__
 from vpns_lightning.benchmarking.memory import training_memory
-from vpns_lightning.benchmarking.runtimes import RUNTIMES, Answer, Missing, fold, machine_name
+from vpns_lightning.benchmarking.runtimes import (
+    RUNTIMES,
+    Answer,
+    Missing,
+    Precision,
+    first_line,
+    fold,
+    machine_name,
+    runs_in,
+)
 from vpns_lightning.benchmarking.timing import interleave
 from vpns_lightning.exporting import export
 from vpns_lightning.network import PromptedClassifier
@@ -29,6 +38,8 @@ class Plan(NamedTuple):
         runtimes: Names in :data:`RUNTIMES`.
         batch_sizes: Images answered at once.
         memory_batch: Images in a training step; 0 leaves memory out.
+        precision: Of eager and compiled networks and of the training step: ``"32-true"``, or
+            ``"bf16-mixed"``, which autocasts. Other runtimes have their own.
         warmup: Calls before the clock counts.
         rounds: Timed calls of each network.
         seconds: Bound on the timed calls of one pair.
@@ -41,6 +52,7 @@ class Plan(NamedTuple):
     warmup: int = 10
     rounds: int = 50
     seconds: float = 20.0
+    precision: Precision = "32-true"
 
 
 def measure(
@@ -78,6 +90,7 @@ def measure(
         "schema": SCHEMA,
         "backbone": pruned.backbone_name,
         "input_size": input_size,
+        "precision": plan.precision,
         **counts,
         "file_bytes": _pair(*bytes_of),
         "training_memory_bytes": memory,
@@ -149,6 +162,9 @@ def _time_all(
                 timings.append(where | _time(answers, where, count, input_size, plan))
         except Missing as reason:
             missing.append({**where, "reason": str(reason)})
+        # what a runtime raises is its own matter; what others measured is not lost by it
+        except Exception as error:
+            missing.append({**where, "reason": f"{type(error).__name__}: {first_line(error)}"})
     return timings, missing
 
 
@@ -160,9 +176,18 @@ def _time(
     device = torch.device(where["device"])
     dtype = RUNTIMES[where["runtime"]].dtype
     images = torch.rand(count, 3, size, size).to(device, dtype)
+    precision = plan.precision if RUNTIMES[where["runtime"]].autocasts else "32-true"
+
+    def answer(network: Answer) -> Callable[[], object]:
+        def call() -> object:
+            with runs_in(precision, device):
+                return network(images)
+
+        return call
+
     timed = interleave(
-        lambda: answers[0](images),
-        lambda: answers[1](images),
+        answer(answers[0]),
+        answer(answers[1]),
         warmup=plan.warmup,
         rounds=plan.rounds,
         seconds=plan.seconds,
@@ -201,11 +226,21 @@ def _memory(
         say(f"peak memory of a training step on {name}, batch {plan.memory_batch}")
         try:
             peaks = [
-                training_memory(network, input_size, plan.memory_batch, torch.device(name))
+                training_memory(
+                    network,
+                    input_size,
+                    plan.memory_batch,
+                    torch.device(name),
+                    precision=plan.precision,
+                )
                 for network in (dense, pruned)
             ]
         except ValueError as error:  # batch normalisation cannot train on one value of a channel
             reason = f"{error}: choose a larger memory_batch"
+            missing.append({"device": name, "runtime": "training memory", "reason": reason})
+            continue
+        except torch.OutOfMemoryError as error:
+            reason = f"{first_line(error)}: choose a smaller memory_batch"
             missing.append({"device": name, "runtime": "training memory", "reason": reason})
             continue
         found.append({"device": name, "batch_size": plan.memory_batch, **_pair(*peaks)})

@@ -10,12 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from vpns_lightning.benchmarking.runtimes import Precision, runs_in
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import bake
 
 
 def training_memory(
-    network: PromptedClassifier, input_size: int, batch_size: int, device: torch.device
+    network: PromptedClassifier,
+    input_size: int,
+    batch_size: int,
+    device: torch.device,
+    *,
+    precision: Precision = "32-true",
 ) -> int:
     """Return the bytes held at the peak of one training step: forward, backward, SGD's update.
 
@@ -27,15 +33,16 @@ def training_memory(
         input_size: Side of the images before prompting, px.
         batch_size: Images in the step.
         device: Where to take it.
+        precision: Of the step.
     """
     trained = deepcopy(network).cpu().train().requires_grad_(True)
     bake(trained.backbone)
     images = torch.rand(batch_size, 3, input_size, input_size)
     labels = torch.arange(batch_size) % network.num_classes
     if device.type == "cuda":
-        return _peak_on_cuda(trained, images, labels, device)
+        return _peak_on_cuda(trained, images, labels, device, precision)
     held = sum(value.numel() * value.element_size() for value in _tensors(trained, images, labels))
-    return held + _growth(_step(trained, images, labels))
+    return held + _growth(_step(trained, images, labels, precision))
 
 
 def _tensors(network: nn.Module, *batch: Tensor) -> Iterator[Tensor]:
@@ -44,23 +51,36 @@ def _tensors(network: nn.Module, *batch: Tensor) -> Iterator[Tensor]:
     yield from batch
 
 
-def _step(network: PromptedClassifier, images: Tensor, labels: Tensor) -> Callable[[], None]:
+def _step(
+    network: PromptedClassifier, images: Tensor, labels: Tensor, precision: Precision
+) -> Callable[[], None]:
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> None:
-        torch.autograd.backward(nn.functional.cross_entropy(network(images), labels))
+        with runs_in(precision, images.device):
+            loss = nn.functional.cross_entropy(network(images), labels)
+        torch.autograd.backward(loss)
         optimizer.step()
+        optimizer.zero_grad()
 
     return step
 
 
 def _peak_on_cuda(
-    network: PromptedClassifier, images: Tensor, labels: Tensor, device: torch.device
+    network: PromptedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    device: torch.device,
+    precision: Precision,
 ) -> int:
+    """Return the peak of a second step: the first makes momentum, and libraries their workspace."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
+    step = _step(network.to(device), images.to(device), labels.to(device), precision)
+    step()
+    torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    _step(network.to(device), images.to(device), labels.to(device))()
+    step()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
 

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import unbake, unmask_layers
 
 Answer: TypeAlias = Callable[[Tensor], object]
+Precision: TypeAlias = Literal["32-true", "bf16-mixed"]
 GROUP = 4  # of so many neighbours, 2:4 kernels skip two
 DEFAULT = ("eager", "compiled", "onnxruntime")
 
@@ -32,11 +34,13 @@ class Runtime(NamedTuple):
             whether it is the pruned one; returns what answers a batch. Raises Missing.
         dtype: Of the images.
         skips: Whether it can leave out weights that are zero.
+        autocasts: Whether it follows the precision that is asked for.
     """
 
     prepare: Callable[[PromptedClassifier, torch.device, int, Path, bool], Answer]
     dtype: torch.dtype = torch.float32
     skips: bool = False
+    autocasts: bool = False
 
 
 def fold(network: PromptedClassifier) -> PromptedClassifier:
@@ -62,7 +66,7 @@ def _compiled(
         try:
             return compiled(images)
         except Exception as error:  # the compiler's classes are many, and a compiler may be absent
-            raise Missing(f"torch.compile failed: {_first_line(error)}") from error
+            raise Missing(f"torch.compile failed: {first_line(error)}") from error
 
     return answer
 
@@ -98,6 +102,12 @@ def _semi_structured(
         raise Missing(
             "2:4 kernels exist for linear layers only, and the sides of none here fit them"
         )
+    try:
+        with torch.inference_mode():
+            halved(torch.rand(1, 3, size, size).to(device, torch.float16))
+    # kernels are tried: which versions of which library take which card is nowhere said
+    except Exception as error:
+        raise Missing(f"2:4 kernels fail here: {first_line(error)}") from error
     return halved
 
 
@@ -128,11 +138,31 @@ def two_of_four(weight: Tensor) -> Tensor:
 
 
 RUNTIMES = {
-    "eager": Runtime(_eager),
-    "compiled": Runtime(_compiled),
+    "eager": Runtime(_eager, autocasts=True),
+    "compiled": Runtime(_compiled, autocasts=True),
     "onnxruntime": Runtime(_onnxruntime),
     "2:4": Runtime(_semi_structured, torch.float16, skips=True),
 }
+
+
+def runs_in(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which networks answer and train in a precision."""
+    return nullcontext() if precision == "32-true" else torch.autocast(device.type, torch.bfloat16)
+
+
+def chosen_precision(name: str) -> Precision:
+    """Return a precision by its name.
+
+    Raises:
+        UserError: It is unknown.
+    """
+    for allowed in get_args(Precision):
+        if name == allowed:
+            return allowed  # type: ignore[no-any-return]  # one of them
+    raise UserError(
+        f"precision {name!r} is unknown{nearest(name, get_args(Precision))}; allowed: "
+        f"{', '.join(get_args(Precision))}"
+    )
 
 
 def chosen_runtimes(names: str) -> list[str]:
@@ -162,5 +192,6 @@ def machine_name(device: torch.device) -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says, without the rest."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

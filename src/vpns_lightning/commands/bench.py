@@ -10,7 +10,15 @@ from rich.console import Console
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import write_text
-from vpns_lightning.benchmarking import DEFAULT, Plan, chosen_runtimes, markdown, measure, show
+from vpns_lightning.benchmarking import (
+    DEFAULT,
+    Plan,
+    chosen_precision,
+    chosen_runtimes,
+    markdown,
+    measure,
+    show,
+)
 from vpns_lightning.commands.parsing import at_least, parse_function
 from vpns_lightning.runs.loading import dense_twin, load_run, pick_device
 
@@ -21,6 +29,7 @@ def bench(
     runtimes: str = ",".join(DEFAULT),
     devices: str = "auto",
     batch_sizes: str = "1,64",
+    precision: str = "32-true",
     memory_batch: int = 16,
     rounds: int = 50,
     warmup: int = 10,
@@ -40,6 +49,7 @@ def bench(
             on CUDA), with commas between them.
         devices: cpu, cuda, both with a comma between them, or auto for those at hand.
         batch_sizes: Images answered at once, with commas between them.
+        precision: 32-true or bf16-mixed, of eager and compiled networks and the training step.
         memory_batch: Images in the training step whose peak memory is taken; 0 leaves it out.
         rounds: Timed calls of each network.
         warmup: Calls of each network before that.
@@ -54,6 +64,7 @@ def bench(
         rounds=at_least("rounds", rounds, 1),
         warmup=at_least("warmup", warmup, 0),
         seconds=seconds,
+        precision=chosen_precision(precision),
     )
     loaded = load_run(run)
     folder = Path(output).expanduser() if output else loaded.folder.path

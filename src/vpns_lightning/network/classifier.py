@@ -44,12 +44,15 @@ class PromptedClassifier(nn.Module):
         drop_conv_bias: Remove the biases of convolutions, as the released code does to VGG.
         channels_last: Keep weights and activations in channels-last memory format.
         compile: Compile the backbone with ``torch.compile`` for training steps; evaluation runs
-            uncompiled.
+            uncompiled, and so does a training batch of other than ``whole_batch`` images.
         mean: Channel means subtracted after the prompt.
         std: Channel standard deviations divided by after the prompt.
 
     Raises:
         UserError: Backbone, weights, or mapping do not fit (see there).
+
+    Attributes:
+        whole_batch: Images in a training batch, as the stage that runs says; 0 where nobody did.
     """
 
     mean: Tensor
@@ -85,6 +88,7 @@ class PromptedClassifier(nn.Module):
         self.pad_plain = pad_plain
         self.channels_last = channels_last
         self.compiled = compile
+        self.whole_batch = 0
         self.prompt = prompt
         mapping = mapping or FrequencyMapping()
         keeps_head = not isinstance(mapping, LinearHead)
@@ -132,8 +136,11 @@ class PromptedClassifier(nn.Module):
         images = (images - self.mean) / self.std
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        # evaluation skips the compiled call: its graphs would cost more than they save
-        logits: Tensor = self.backbone(images) if self.training else self.backbone.forward(images)
+        # evaluation and an epoch's smaller last batch skip the compiled call: graphs of their own
+        # would cost more than they save
+        small = self.compiled and self.whole_batch and len(images) != self.whole_batch
+        compiled = self.training and not small
+        logits: Tensor = self.backbone(images) if compiled else self.backbone.forward(images)
         return logits
 
     @property

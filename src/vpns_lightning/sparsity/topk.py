@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.sparsity.device_search import keep_on_device, kth_on_device
 from vpns_lightning.sparsity.host_search import above_on_host
 from vpns_lightning.sparsity.levels import Scope, check_sparsity, ranked_together
 
@@ -44,23 +45,9 @@ def kth_smallest(values: Tensor, k: int) -> Tensor:
     Returns:
         0-d tensor of the dtype and device of ``values``.
     """
-    n = values.numel()
     if values.device.type == "cpu":
         return torch.tensor(np.partition(values.detach().numpy(), k - 1)[k - 1])
-    if k <= n // 2:
-        return torch.topk(values, k, largest=False, sorted=False).values.max()
-    return torch.topk(values, n - k + 1, largest=True, sorted=False).values.min()
-
-
-def _keep_first_ties(ties: Tensor, needed: Tensor) -> Tensor:
-    """Return ``ties`` reduced to its first ``needed`` true entries in logical flat order."""
-    if ties.device.type == "cpu":
-        chosen = torch.zeros(ties.numel(), dtype=torch.bool)
-        chosen[ties.flatten().nonzero().flatten()[: int(needed)]] = True
-        return chosen.view(ties.shape)
-    # no data-dependent shapes here: a nonzero() would wait for the device
-    rank = ties.flatten().cumsum(0).view(ties.shape)
-    return ties & (rank <= needed)
+    return kth_on_device(values, k)
 
 
 @torch.no_grad()
@@ -93,22 +80,13 @@ def keep_highest(
         for mask in masks:
             mask.fill_(True)
         return values[0].new_full((), -math.inf)
-    above = above_on_host if values[0].device.type == "cpu" else _above
-    threshold = above(values, n_prune, masks, absolute)
-    if tie_rule == "exact":
+    exact = tie_rule == "exact"
+    if values[0].device.type != "cpu":
+        return keep_on_device(values, n_prune, masks, absolute=absolute, exact=exact)
+    threshold = above_on_host(values, n_prune, masks, absolute)
+    if exact:
         n_keep = sum(v.numel() for v in values) - n_prune
         _fill_up_with_ties(values, masks, threshold, n_keep, absolute=absolute)
-    return threshold
-
-
-def _above(
-    values: Sequence[Tensor], n_prune: int, masks: Sequence[Tensor], absolute: bool
-) -> Tensor:
-    """Return the threshold; write which entries are strictly above it."""
-    ranks = [v.abs() if absolute else v for v in values]
-    threshold = kth_smallest(torch.cat([rank.flatten() for rank in ranks]), n_prune)
-    for rank, mask in zip(ranks, masks, strict=True):
-        torch.gt(rank, threshold, out=mask)
     return threshold
 
 
@@ -120,18 +98,17 @@ def _fill_up_with_ties(
     *,
     absolute: bool,
 ) -> None:
-    """Add tied entries to ``masks`` until exactly ``n_keep`` are kept."""
-    if threshold.device.type == "cpu":
-        missing = n_keep - sum(np.count_nonzero(mask.numpy()) for mask in masks)
-        if missing == 0:
-            return
-        needed = torch.tensor(missing)
-    else:
-        needed = n_keep - torch.stack([mask.sum() for mask in masks]).sum()
+    """Add tied entries of the CPU to ``masks`` until exactly ``n_keep`` are kept."""
+    needed = n_keep - sum(int(np.count_nonzero(mask.numpy())) for mask in masks)
     for value, mask in zip(values, masks, strict=True):
+        if needed == 0:
+            return
         ties = (value.abs() if absolute else value) == threshold
-        mask.logical_or_(_keep_first_ties(ties, needed))
-        needed = (needed - ties.sum()).clamp(min=0)
+        places = ties.flatten().nonzero().flatten()[:needed]
+        chosen = torch.zeros(ties.numel(), dtype=torch.bool)
+        chosen[places] = True
+        mask.logical_or_(chosen.view(ties.shape))
+        needed -= len(places)
 
 
 def check_scores(scores: Mapping[str, Tensor]) -> None:

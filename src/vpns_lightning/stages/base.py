@@ -258,6 +258,11 @@ class Stage(pl.LightningModule, ABC):
                 f"the data have {classes} classes, the network has {self.network.num_classes}"
             )
 
+    def on_train_start(self) -> None:
+        """Say how large a batch is, so that a smaller last one is not compiled for."""
+        several = self.trainer.num_training_batches > 1
+        self.network.whole_batch = getattr(self._data(), "batch_size", 0) if several else 0
+
     def on_train_epoch_start(self) -> None:
         """Refit the label mapping where it asks for that."""
         every = self.network.mapping.every

@@ -89,6 +89,7 @@ class PromptTuning(Stage):
 
     def on_train_start(self) -> None:
         """Put the backbone in evaluation mode; Lightning brings it back there after validation."""
+        super().on_train_start()
         self.network.backbone.eval()
 
     def on_train_end(self) -> None:
