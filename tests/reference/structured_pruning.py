@@ -59,11 +59,16 @@ def energy(net: nn.Module, group: str, channel: int) -> float:
     return sum(float((part.detach().double() ** 2).sum()) for part in slices(net, group, channel))
 
 
-def depgraph_importance(net: nn.Module, group: str) -> list[float]:
-    """Return the mean over parts of the sums of squares, relative to its mean over channels."""
+def depgraph_importance(net: nn.Module, group: str, normalizer: str = "mean") -> list[float]:
+    """Return the mean over parts of the sums of squares, relative to its mean or maximum.
+
+    The published code's own harness takes the maximum after sparse learning ("group_sl"), the mean
+    without it ("group_norm").
+    """
     parts = len(slices(net, group, 0))
     means = [energy(net, group, channel) / parts for channel in range(GROUPS[group])]
-    return [value / (sum(means) / len(means)) for value in means]
+    scale = max(means) if normalizer == "max" else sum(means) / len(means)
+    return [value / scale for value in means]
 
 
 def depgraph_gradients(net: nn.Module, reg: float) -> dict[str, Tensor]:
