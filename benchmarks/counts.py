@@ -275,11 +275,11 @@ def main() -> None:
         operators, steps = step_operators(stage)
         reads = sum((operators.reads + operators.copies).values()) / steps
         count = sum(operators.work.values()) / steps
-        print(f"{stage.stage}: {count:.0f} operators a step, {count / dense:.2f}x of dense;")
+        print(f"{stage.name}: {count:.0f} operators a step, {count / dense:.2f}x of dense;")
         print("  " + ", ".join(f"{n} {c / steps:g}" for n, c in operators.work.most_common(12)))
         for name, number in (operators.reads + operators.copies).items():
             print(f"  {name}: {number / steps:g} a step")
-        name = f"{stage.stage}: host reads and device copies a step"
+        name = f"{stage.name}: host reads and device copies a step"
         figures.append(Figure(name, 0, reads, reads, "", note="between log points"))
     off = step_off_the_host()
     reads = sum((off.reads + off.copies).values())

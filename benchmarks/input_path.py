@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder as StockFolder
 from torchvision.transforms import v2
 
-from vpns_lightning.data import ImageFolder, TrainTransform, stream_key
+from vpns_lightning.base.seeds import stream_key
+from vpns_lightning.data import ImageFolder, TrainTransform
 
 SIDE = 32
 KEY = stream_key(7, "fit", "prompted", 0)

@@ -7,10 +7,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import timm
 import torch
+from torch import nn
 
 import vpns_lightning as vpns
-from reference.toy_networks import ToyNet
+from reference.toy_networks import ToyNet, ToyViT
 from vpns_lightning import pruners
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import Pruner
@@ -21,18 +23,46 @@ from vpns_lightning.sparsity.masks import tensors_hash
 Build = Callable[[float], Pruner]
 
 
-def stored(sparsity: float) -> Pruner:
+def stored(
+    sparsity: float, backbone: Callable[[], nn.Module] = lambda: ToyNet(classes=6)
+) -> Pruner:
     """Return masks of a file, of a network whose head has 4 classes."""
-    network = PromptedClassifier(ToyNet(classes=6), 4, mapping=vpns.RandomMapping())
+    network = PromptedClassifier(backbone(), 4, mapping=vpns.RandomMapping())
     network.fit_mapping()
     omp = vpns.OMP()
     omp.attach(network, sparsity)
     omp.finish(network, sparsity)
     path = Path(mkdtemp()) / "masks.safetensors"
-    save_masks(path, network, {"method": "OMP"})
+    save_masks(path, network, method="OMP")
     return vpns.Stored(str(path), inherit_prompt=False)
 
 
+def timm_vit() -> nn.Module:
+    """Return timm's vision transformer, 3,046 weights."""
+    return seeded(
+        "vit_tiny_patch16_224", img_size=14, patch_size=7, embed_dim=8, depth=2, num_heads=2
+    )
+
+
+def timm_mobile() -> nn.Module:
+    """Return a network of depthwise convolutions, as timm builds it for its own tests."""
+    return seeded("test_efficientnet")
+
+
+def seeded(name: str, **options: int) -> nn.Module:
+    """Return a network of timm with 10 classes and the same weights every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made: nn.Module = timm.create_model(name, num_classes=10, **options)
+    return made
+
+
+# backbones of 10 classes for images of 14 px, besides the toy network of most tests
+BACKBONES: dict[str, Callable[[], nn.Module]] = {
+    "vit": ToyViT,
+    "timm vit": timm_vit,
+    "timm mobile": timm_mobile,
+}
 # what the defaults do not fit: exactness everywhere, and a toy run of few iterations
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "LTH": {"snap": "clip"},
@@ -60,6 +90,9 @@ def found() -> dict[str, Build]:
         default = lambda _, kind=kind: kind(**ARGUMENTS.get(kind.__name__, {}))  # noqa: E731
         builds[kind.__name__] = BUILDS.get(kind.__name__, default)
     return builds
+
+
+PRUNERS_THAT_RANK = [n for n, build in found().items() if build(0.5).takes_levels]
 
 
 def sparsity_of(name: str, sparsity: float) -> float:

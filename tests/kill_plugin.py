@@ -29,7 +29,7 @@ class SignalAt(pl.Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        here = (pl_module.stage, trainer.current_epoch, batch_idx)
+        here = (pl_module.name, trainer.current_epoch, batch_idx)
         if here == self.place and trainer.is_global_zero and not os.path.exists(self.flag):
             open(self.flag, "w").close()
             os.kill(os.getpid(), self.signum)

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from toy_data import make_layout
-from vpns_lightning.commands.fit import as_record, fit_parser, run
+from vpns_lightning import cli
+from vpns_lightning.commands.keys import as_record, fit_parser
 from vpns_lightning.commands.parsing import parse
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.runs.handoff import save_masks
@@ -134,7 +135,7 @@ def run_toy(folder: Path, paths: list[Path], options: dict[str, object]) -> dict
         **options,
     }
     arguments = [argument for path in paths for argument in ("--config", str(path))]
-    run([*arguments, *(f"--{key}={value}" for key, value in everything.items())])
+    cli.main(["fit", *arguments, *(f"--{key}={value}" for key, value in everything.items())])
     result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
     return result
 
@@ -295,10 +296,10 @@ RUNS: dict[str, tuple[dict[str, object], Expected]] = {
     "study/fix_prompt": (TOY_SQUARE, Expected(prompt_parameters=SQUARE_VALUES)),
     "study/random_prompt": (TOY_SQUARE, Expected(prompt_parameters=SQUARE_VALUES)),
     "study/pilot_zero_shot": (
-        {**TOY_PAD, "tune.epochs": 0, "prompt.epochs": 1},
+        {**TOY_PAD, "tune.epochs": 0, "prompt_tuning.epochs": 1},
         Expected("HYDRA"),
     ),
-    "study/pilot_fine_tuned": ({**TOY_PAD, "prompt.epochs": 1}, Expected("HYDRA", steps=3)),
+    "study/pilot_fine_tuned": ({**TOY_PAD, "prompt_tuning.epochs": 1}, Expected("HYDRA", steps=3)),
     "study/pad_size": (TOY_PAD, Expected()),
     "study/input_size": ({**TOY_PAD, "data.init_args.input_size": 24}, Expected()),
     # one step on each of two views
@@ -324,7 +325,7 @@ def save_toy_masks(path: Path) -> None:
         name: torch.rand_like(w, requires_grad=False) for name, w in network.prunable().items()
     }
     set_masks(network.backbone, select(scores, 0.9))
-    save_masks(path, network, {"method": "VPNs"})
+    save_masks(path, network, method="VPNs")
 
 
 @pytest.mark.filterwarnings("ignore:with every=100 .* it is too short for any")  # of one iteration

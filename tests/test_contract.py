@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import vpns_lightning as vpns
-from contract_pruners import Build, found, masks_hash, sparsity_of
+from contract_pruners import BACKBONES, Build, found, masks_hash, sparsity_of, stored
 from stages.toy_training import QUIET, ToyData, fit, new_network, views_of
 from toy_run import KillAt, Killed, Parts
 from vpns_lightning.pruners import Saliency
@@ -28,9 +28,12 @@ every_pruner = pytest.mark.parametrize(("name", "build"), PRUNERS.items(), ids=l
 one_shot = pytest.mark.parametrize("name", ONE_SHOT)
 
 
-def find(build: Build, sparsity: float, **trainer: str) -> MaskFinding:
+def find(
+    build: Build, sparsity: float, backbone: nn.Module | None = None, **trainer: str
+) -> MaskFinding:
     """Find masks on a toy network under a real Trainer; return the finished stage."""
-    stage = MaskFinding(new_network(), build(sparsity), sparsity=sparsity, epochs=1)
+    network = new_network(backbone=backbone)
+    stage = MaskFinding(network, build(sparsity), sparsity=sparsity, epochs=1)
     if stage.epochs:
         views = {stream: views_of(4)["prompted"] for stream in stage.streams}
         fit(stage, ToyData(**views), **trainer)
@@ -75,14 +78,45 @@ def test_tuning_keeps_the_mask_and_pruned_weights_never_reach_the_output(
     masks = get_masks(network.backbone)
     assert all(torch.equal(masks[layer], mask) for layer, mask in before.items())
     assert not torch.equal(network.backbone.get_submodule("conv2").weight, learned)
+    unchanged_by_pruned_weights(network)
+
+
+def unchanged_by_pruned_weights(network: vpns.PromptedClassifier) -> None:
+    """Check that the answers stay the same bits, whatever the pruned weights are."""
     images = views_of(1)["prompted"][0][0]
     network.eval()
     with torch.no_grad():
         expected = network(images)
-        for layer, mask in masks.items():
+        for layer, mask in get_masks(network.backbone).items():
             weight = network.backbone.get_submodule(layer).weight
             weight[~mask] = torch.nan_to_num(weight[~mask]) + 7.0
         assert torch.equal(network(images), expected)
+
+
+UNSTRUCTURED = [n for n, build in PRUNERS.items() if not isinstance(build(0.5), vpns.Structured)]
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("name", UNSTRUCTURED)
+def test_transformers_and_networks_of_timm_are_pruned_exactly_and_tuned(
+    name: str, kind: str
+) -> None:
+    sparsity = sparsity_of(name, 0.6)
+    backbone = BACKBONES[kind]
+    build = partial(stored, backbone=backbone) if name == "Stored" else PRUNERS[name]
+    network = find(build, sparsity, backbone()).network
+    masks = get_masks(network.backbone)
+    total = sum(mask.numel() for mask in masks.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    assert kept == total - prune_count(total, sparsity)
+    before = {layer: mask.clone() for layer, mask in masks.items()}
+    start = {layer: weight.detach().clone() for layer, weight in network.prunable().items()}
+    fit(SubnetworkTuning(network, epochs=1), ToyData(**views_of(2)))
+    for layer, weight in network.prunable().items():
+        assert torch.equal(masks[layer], before[layer]), layer
+        moved = (weight != start[layer])[masks[layer]]
+        assert bool(moved.any()) or not len(moved), layer
+    unchanged_by_pruned_weights(network)
 
 
 @pytest.mark.parametrize("place", [("find", 0, 1), ("tune", 0, 0)], ids=str)

@@ -24,26 +24,30 @@ ALLOWED: dict[str, set[str]] = {
     "pruners": {"base", "network", "sparsity"},
     "stages": LEARNING - {"stages"},
     "data": {"base"},
-    "exporting": TENSORS,
+    "exporting": TENSORS | {"runs"},
     "benchmarking": TENSORS | {"exporting"},
     "released": TENSORS,
     "runs": LEARNING | {"data"},
     "training": LEARNING | {"data", "runs"},
     "grid": LEARNING | {"data", "runs"},
-    "report": FACTS,
+    "report": FACTS | {"runs"},
 }
 # rooms whose third-party packages are few on purpose
 PACKAGES: dict[str, set[str]] = {
     "_version": set(),
-    # processes asks Lightning which of several it is
-    "base": {"lightning"},
+    # processes asks Lightning which of several it is; batches names tensors for type checkers alone
+    "base": {"lightning", "torch"},
     "sparsity": {"torch", "numpy"},
-    # the graph of channels and their removal are Torch-Pruning's
-    "network": {"torch", "torchvision", "safetensors", "torch_pruning"},
+    # the graph of channels and their removal are Torch-Pruning's; timm and the Hub, which it
+    # brings, only where a backbone is timm's
+    "network": {
+        *("torch", "torchvision", "safetensors", "torch_pruning"),
+        *("timm", "huggingface_hub"),
+    },
     # Stored reads masks from a file; nothing here writes one
     "pruners": {"torch", "safetensors"},
     "stages": {"torch", "lightning", "torchmetrics", "rich"},
-    "report": {"matplotlib", "yaml"},
+    "report": {"matplotlib", "msgspec", "yaml"},
     "cli": set(),
 }
 # whatever imports these sits at the top; nothing below may

@@ -9,6 +9,7 @@ import torch
 from vpns_lightning.network import FrequencyMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.handoff import save_masks, save_network
+from vpns_lightning.runs.record import Accuracy, RunSoFar, StageRecord
 from vpns_lightning.sparsity import get_masks, sparsity_report
 
 SIDE = 32  # px
@@ -54,17 +55,18 @@ def write_folder(path: Path, network: PromptedClassifier, **result: Any) -> Path
             "find": {"sparsity": 0.9},
         }
     )
-    about = {
-        "stage": "tune",
-        "sparsity": sparsity,
-        "seed": 7,
-        "dataset": "Digits",
-        "input_size": SIDE,
-        "class_names": [str(digit) for digit in range(10)],
-        "stages": {"tune": {"accuracy": {"test_accuracy": 0.75, "test_accuracy_plain": 0.5}}},
-    }
-    save_network(folder.handoff, network, about)
-    save_masks(folder.masks, network, {**about, "method": "VPNs"})
+    reached = Accuracy(test_accuracy=0.75, test_accuracy_plain=0.5)
+    run = RunSoFar(
+        seed=7,
+        dataset="Digits",
+        input_size=SIDE,
+        class_names=tuple(str(digit) for digit in range(10)),
+        stages={"tune": StageRecord(accuracy=reached)},
+    )
+    save_network(folder.handoff, network, run, stage="tune", sparsity=sparsity)
+    save_masks(folder.masks, network, run, method="VPNs", stage="tune", sparsity=sparsity)
     if result:
-        folder.result.write_text(json.dumps(result))
+        placed = {"backbone": network.backbone_name, "dataset": "Digits", "seed": 7, "stages": {}}
+        levels = {"sparsity_requested": 0.9, "sparsity": sparsity}
+        folder.result.write_text(json.dumps(placed | levels | result))
     return path

@@ -7,12 +7,12 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import SGD, Adam
 
 import vpns_lightning as vpns
 from reference.toy_networks import ToyNet
-from vpns_lightning.data.images.decode import Split
-from vpns_lightning.data.layout import Layout
+from vpns_lightning.data import Layout, Split
 
 
 class Stripes(vpns.ImageData):
@@ -44,7 +44,7 @@ class KillAt(pl.Callback):
         self.stage, self.epoch, self.batch = stage, epoch, batch
 
     def _kill(self, trainer: pl.Trainer, stage: Any, batch: int) -> None:
-        here = (stage.stage, trainer.current_epoch, batch)
+        here = (stage.name, trainer.current_epoch, batch)
         if here == (self.stage, self.epoch, self.batch) and not KillAt.fired:
             KillAt.fired = True
             raise Killed
@@ -70,7 +70,7 @@ class KillAtEnd(pl.Callback):
         self.stage = stage
 
     def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
-        if stage.stage == self.stage:
+        if stage.name == self.stage:
             raise Killed
 
 
@@ -88,11 +88,12 @@ class Parts:
         mapping: vpns.LabelMapping | None = None,
         tune_views: Sequence[str] | None = None,
         prompt_stage: Mapping[str, Any] | None = None,
+        backbone: nn.Module | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.data = Stripes(input_size=12, batch_size=16)
         self.network = vpns.PromptedClassifier(
-            ToyNet(classes=6),
+            backbone or ToyNet(classes=6),
             4,
             prompt=vpns.PadPrompt(16, 2) if prompt else None,
             mapping=mapping,
@@ -100,7 +101,7 @@ class Parts:
         self.warmup: vpns.SubnetworkTuning | None = vpns.SubnetworkTuning(
             self.network,
             epochs=epochs,
-            stage="warmup",
+            name="warmup",
             optimizer=lambda p: SGD(p, lr=0.05, momentum=0.9, fused=True),
         )
         self.find = vpns.MaskFinding(
@@ -126,7 +127,7 @@ class Parts:
             warmup=self.warmup,
             find=self.find,
             tune=self.tune,
-            prompt=self.prompt,
+            prompt_tuning=self.prompt,
             run_dir=str(run_dir),
             trainer=options | trainer,
             seed=seed,

@@ -15,8 +15,8 @@ from PIL import Image
 
 import toy_data
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data import ImageData, ImageFolder
-from vpns_lightning.data.images import cache, decode
+from vpns_lightning.data import ImageData, ImageFolder, split
+from vpns_lightning.data.images import building
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_source_keeps_the_files_own_pixels(root: Path) -> None:
 
 def test_images_are_decoded_only_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module(root).setup()
-    monkeypatch.setattr(cache, "_write", pytest.fail)
+    monkeypatch.setattr(building, "_write", pytest.fail)
     module(root).setup()
 
 
@@ -86,11 +86,11 @@ def test_a_damaged_cache_is_rebuilt(root: Path, damage: str) -> None:
 
 
 def _build_slowly(root: Path) -> None:
-    def slow(path: Path, index: int) -> object:
+    def slow(path: Path, index: int, **options: object) -> object:
         time.sleep(0.2)
         return Image.open(path).convert("RGB")
 
-    decode.decode = slow  # type: ignore[assignment]
+    split.decode = slow  # type: ignore[assignment]
     module(root, cache="resized").setup()
 
 
@@ -127,14 +127,14 @@ def test_builders_at_the_same_time_do_no_harm(root: Path) -> None:
 
 
 def _build_counting(root: Path) -> None:
-    write = cache._write
+    write = building._write
 
     def counted(*args: object) -> None:
         (root / f"decoded-{os.getpid()}-{time.time_ns()}").touch()
         time.sleep(0.3)
         write(*args)  # type: ignore[arg-type]  # passed on
 
-    cache._write = counted  # type: ignore[assignment]  # in a process of its own
+    building._write = counted  # type: ignore[assignment]  # in a process of its own
     module(root).setup()
 
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from vpns_lightning.base.batches import Stream
 from vpns_lightning.data import Digits
 
 BATCHES = 4  # of 400 images in an epoch of 1,437
@@ -15,8 +16,9 @@ BATCHES = 4  # of 400 images in an epoch of 1,437
 class Watcher(LightningModule):
     """Notes what it trains on, and saves a checkpoint after a given step."""
 
-    views = ("prompted", "plain")
-    stage = "find"
+    streams = (Stream("prompted"), Stream("plain"))
+    unaugmented: tuple[str, ...] = ()
+    name, seed_name = "find", ""
 
     def __init__(
         self, checkpoint: Path | None = None, after: int = -1, *, stop: bool = True

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 import toy_data
+from vpns_lightning.base.batches import Stream
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.data import Digits, EvalTransform, ImageFolder
 
@@ -21,9 +22,9 @@ class Recorder(LightningModule):
 
     def __init__(self, views: tuple[str, ...], unaugmented: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.views = views
+        self.streams = tuple(Stream(view) for view in views)
         self.unaugmented = unaugmented
-        self.stage = "find"
+        self.name, self.seed_name = "find", ""
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.trained: list[dict[str, View]] = []
         self.validated: list[View] = []

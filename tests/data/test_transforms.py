@@ -12,7 +12,8 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
 
 import toy_data
-from vpns_lightning.data import EvalTransform, TrainTransform, stream_key
+from vpns_lightning.base.seeds import stream_key
+from vpns_lightning.data import EvalTransform, TrainTransform
 from vpns_lightning.data.images.decode import Pixels, resize
 from vpns_lightning.data.images.transforms import _gather
 

@@ -31,6 +31,6 @@ class KillCells(pl.Callback):
         cell = json.loads(os.environ["VPNS_GRID"])["cell"]
         flag = self.flags / cell
         named = any(part in cell for part in self.cells)
-        if named and pl_module.stage == self.stage and not flag.exists():
+        if named and pl_module.name == self.stage and not flag.exists():
             flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)

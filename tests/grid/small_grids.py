@@ -42,7 +42,7 @@ def resolve(options: Sequence[str]) -> dict[str, Any]:
             "pruner": {"class_path": "vpns_lightning.Hydra", "init_args": {}},
         },
         "tune": {"epochs": 1},
-        "prompt": {"epochs": 0},
+        "prompt_tuning": {"epochs": 0},
         "trainer": {
             "limit_train_batches": given.get("trainer.limit_train_batches"),
             "devices": given.get("trainer.devices"),

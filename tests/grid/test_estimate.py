@@ -23,7 +23,7 @@ def config(pruner: str = "Hydra", **changes: Any) -> dict[str, Any]:
             "views": ["prompted"],
         },
         "tune": {"epochs": 3, "views": ["prompted"]},
-        "prompt": {"epochs": 0},
+        "prompt_tuning": {"epochs": 0},
         "trainer": {"limit_train_batches": None},
     }
     for key, value in changes.items():
@@ -36,7 +36,7 @@ def config(pruner: str = "Hydra", **changes: Any) -> dict[str, Any]:
     ("given", "steps"),
     [
         (config(), 23 * (2 + 3)),
-        (config(warmup__epochs=4, prompt__epochs=1), 23 * (4 + 2 + 3 + 1)),
+        (config(warmup__epochs=4, prompt_tuning__epochs=1), 23 * (4 + 2 + 3 + 1)),
         # one step on each of two views
         (config(find__views=["prompted", "plain"], tune__views=["prompted", "plain"]), 23 * 5 * 2),
         # weights and scores in turn
@@ -86,3 +86,16 @@ def test_the_steps_on_data_that_are_not_here_are_unknown(tmp_path: Path) -> None
 def test_held_out_images_are_not_trained_on() -> None:
     data = {"class_path": "vpns_lightning.Digits", "init_args": {"validation": 0.1}}
     assert training_images(data) == 1293
+
+
+def test_a_limit_of_each_class_counts_before_what_is_held_out(tmp_path: Path) -> None:
+    digits = {"limit_per_class": 20, "validation": 0.1}
+    data = {"class_path": "vpns_lightning.Digits", "init_args": digits}
+    assert training_images(data) == 180
+    for name in ("x/a.png", "x/b.png", "x/c.png", "y/a.png"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    own = folder(tmp_path)
+    own["init_args"]["limit_per_class"] = 2
+    assert training_images(own) == 3

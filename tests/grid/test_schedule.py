@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_fit import RESULT
 from rich.console import Console
 from small_grids import cells_of
 
@@ -241,7 +242,7 @@ def test_a_result_of_another_engine_is_found_while_the_grid_runs(
     def finish() -> None:
         wait_for(lambda: starts(first.cell.folder) == 1)
         second.cell.folder.mkdir(parents=True)
-        second.run.write_result({"test_accuracy": 0.25, "stages": {}})
+        second.run.result.write_text(json.dumps(RESULT | {"test_accuracy": 0.25}))
         (tmp_path / "runs" / "go").touch()
 
     helper = threading.Thread(target=finish)
@@ -326,7 +327,8 @@ def test_no_run_outlives_a_grid_that_is_killed(
 
 def test_slots_share_the_cores_and_take_turns_on_the_gpus() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert slot_environment(0, 1, []) == {"OMP_NUM_THREADS": str(cores)}
+    share = {"OMP_NUM_THREADS": str(cores), "LOKY_MAX_CPU_COUNT": str(cores)}
+    assert slot_environment(0, 1, []) == share
     assert slot_environment(1, 4 * cores, [])["OMP_NUM_THREADS"] == "1"
     gpus = [slot_environment(slot, 3, ["2", "5"])["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
     assert gpus == ["2", "5", "2"]
@@ -355,7 +357,7 @@ def test_a_cell_does_not_take_the_allocation_s_tasks_for_its_own(
 def test_a_cell_knows_its_grid(start: Callable[..., GridRun]) -> None:
     grid = start({}, axes={"network.prompt.init_args.pad_size": [8]}, sparsities=[0.5])
     grid.run()
-    told = json.loads(str((grid.progress[0].run.read_result() or {})["grid"]))
+    told = json.loads(grid.progress[0].run.result.read_text())["grid"]
     assert told == {
         "name": "fig0",
         "cell": grid.cells[0].name,

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from reference.toy_networks import ToyNet
 from vpns_lightning.network import FrequencyMapping, IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.network.accounting import account, effective_sparsity, layer_macs
+from vpns_lightning.sparsity import unmask_layers
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,35 @@ def test_the_papers_backbones_have_their_known_sizes(
     sizes = [weight.numel() for weight in network.prunable().values()]
     assert (len(sizes), sum(sizes)) == (layers, prunable)
     assert sum(layer_macs(network, 224).values()) == macs
+
+
+def test_a_transformer_counts_the_projections_of_its_attention_masked_or_not() -> None:
+    with torch.device("meta"):
+        network = PromptedClassifier("vit_b_16", 1000, mapping=IdentityMapping())
+    sizes = [weight.numel() for weight in network.prunable().values()]
+    block = 4 * 768**2 + 2 * 768 * 3072
+    assert (len(sizes), sum(sizes)) == (50, 768**2 + 12 * block + 768 * 1000)
+    # 197 tokens pass through every block, 196 patches make them, one is classified
+    expected = 196 * 768**2 + 12 * 197 * block + 768 * 1000
+    macs = layer_macs(network, 224)
+    assert sum(macs.values()) == expected
+    unmask_layers(network.backbone)
+    assert layer_macs(network, 224) == macs
+
+
+def test_windows_of_one_image_count_as_that_image() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 5)
+            self.head = nn.Linear(5, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            windows = images.flatten(2).transpose(1, 2).reshape(4 * len(images), -1, 3)
+            return self.head(self.inner(windows).reshape(len(images), -1, 5).mean(1))
+
+    network = PromptedClassifier(Windows(), 2)
+    assert layer_macs(network, 8) == {"inner": 64 * 15, "head": 10}
 
 
 def half_pruned_head() -> PromptedClassifier:

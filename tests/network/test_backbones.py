@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier, build_backbone, classifier_names
-from vpns_lightning.network.backbones import file_sha256
+from vpns_lightning.network.downloads import file_sha256
 
 NAME = "squeezenet1_1"  # the smallest of torchvision's; its classifier is a convolution
 IMAGES = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))

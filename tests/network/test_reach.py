@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vpns_lightning.network import PromptedClassifier
+from reference.toy_networks import ToyNet, ToyViT
+from vpns_lightning.network import PadPrompt, PromptedClassifier
+from vpns_lightning.training.machine import tell_dense
 
 
 class Bypassing(nn.Module):
@@ -38,3 +40,30 @@ def test_attention_projections_of_swin_stay_dense_and_the_rest_is_prunable() -> 
 
 def test_resnet_layers_are_all_called() -> None:
     assert len(PromptedClassifier("resnet18", 5).prunable()) == 21
+
+
+def test_weights_that_no_mask_reaches_are_known() -> None:
+    network = PromptedClassifier(ToyViT(), 4, exclude=["head"])
+    assert network.dense_weights() == {"position": 32, "head.weight": 80}
+    assert PromptedClassifier(ToyNet(), 4).dense_weights() == {}
+    with pytest.warns(UserWarning, match="stay dense"):
+        assert list(PromptedClassifier(Bypassing(), 2).dense_weights()) == ["bypassed.weight"]
+
+
+def test_a_run_says_once_which_weights_stay_dense(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_dense(PromptedClassifier(ToyViT(), 4))
+    line = "stays dense besides biases and normalisation: position (32 of 2,386 values)\n"
+    assert capsys.readouterr().out == line
+    tell_dense(PromptedClassifier(ToyNet(), 4))
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backbone", ["vit_b_16", "timm/vit_tiny_patch16_224"])
+def test_a_transformer_is_shown_images_of_the_size_it_is_built_for(backbone: str) -> None:
+    key = "img_size" if backbone.startswith("timm") else "image_size"
+    given = {"class_path": backbone, "init_args": {key: 32}}
+    network = PromptedClassifier(given, 4)
+    assert network.input_side() == 32
+    assert network(torch.rand(1, 3, 32, 32)).shape == (1, 4)
+    assert PromptedClassifier(ToyNet(), 4).input_side() == 224
+    assert PromptedClassifier(ToyNet(), 4, prompt=PadPrompt(48, 2)).input_side() == 48

@@ -89,7 +89,7 @@ class SavedAt(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (stage.stage, batch_idx) == ("find", self.batch):
+        if (stage.name, batch_idx) == ("find", self.batch):
             trainer.save_checkpoint(self.folder / "find" / "last.ckpt")
             trainer.strategy.checkpoint_io.teardown()
             raise Killed
@@ -99,7 +99,7 @@ class KilledBeforeRanking(pl.Callback):
     """Die between the last checkpoint of finding and its masks."""
 
     def on_train_end(self, trainer: pl.Trainer, stage: Any) -> None:
-        if stage.stage == "find":
+        if stage.name == "find":
             trainer.strategy.checkpoint_io.teardown()
             raise Killed
 
@@ -150,7 +150,7 @@ class Batches(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if stage.stage == "find":
+        if stage.name == "find":
             self.seen.append(batch_idx)
 
 

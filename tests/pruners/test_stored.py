@@ -7,14 +7,15 @@ import pytest
 import torch
 
 import vpns_lightning as vpns
-from reference.toy_networks import ToyNet
+from reference.toy_networks import ToyNet, ToyViT
 from toy_run import Parts
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.pruners import Stored
 from vpns_lightning.runs.handoff import save_masks
-from vpns_lightning.sparsity import get_masks, sparsity_report
+from vpns_lightning.runs.record import RunSoFar
+from vpns_lightning.sparsity import get_masks, mask_layers, sparsity_report, unmask_layers
 
-ABOUT = {"seed": 3, "method": "VPNs"}
+ABOUT = RunSoFar(seed=3, dataset="Digits", input_size=32)
 
 
 def network(
@@ -51,7 +52,7 @@ def source(tmp_path: Path) -> tuple[Path, PromptedClassifier]:
         mask.copy_(torch.rand(mask.shape, generator=generator) > 0.8)
     torch.nn.init.normal_(made.prompt.delta, generator=generator)
     path = tmp_path / "masks.safetensors"
-    save_masks(path, made, ABOUT)
+    save_masks(path, made, ABOUT, method="VPNs")
     return path, made
 
 
@@ -93,7 +94,7 @@ def test_a_head_stored_in_the_order_of_its_mapping_stays_in_it(tmp_path: Path) -
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     made = network(10, sequence=order)
     made.backbone.head.mask[0] = False
-    save_masks(tmp_path / "masks.safetensors", made, ABOUT)
+    save_masks(tmp_path / "masks.safetensors", made, ABOUT, method="VPNs")
     target = network(10, sequence=order)
     Stored(str(tmp_path / "masks.safetensors")).attach(target, level(made))
     assert torch.equal(target.backbone.head.mask, made.backbone.head.mask)
@@ -131,7 +132,7 @@ def test_another_prompt_is_refused(source: tuple[Path, PromptedClassifier]) -> N
 
 def test_a_missing_prompt_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "masks.safetensors"
-    save_masks(path, network(prompt=None), {})
+    save_masks(path, network(prompt=None))
     with pytest.raises(vpns.UserError, match=r"has no prompt, .* inherit_prompt to false"):
         Stored(str(path)).attach(network(), 0.0)
     assert Stored(str(path)).method(prompted=True) == "VPNs w. Stored"
@@ -154,14 +155,14 @@ def test_masks_of_another_network_are_refused_by_layer(tmp_path: Path) -> None:
 
     other = PromptedClassifier(Wider(), 10, mapping=IdentityMapping())
     path = tmp_path / "masks.safetensors"
-    save_masks(path, other, {})
+    save_masks(path, other)
     with pytest.raises(vpns.UserError, match=r"masks\.safetensors: masks of .* layer 'conv2'"):
         Stored(str(path)).attach(network(), 0.0)
 
 
 def test_a_head_that_was_sliced_before_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "masks.safetensors"
-    save_masks(path, network(5), {})
+    save_masks(path, network(5))
     with pytest.raises(vpns.UserError, match="layer 'head' needs bool"):
         Stored(str(path)).attach(network(4), 0.0)
 
@@ -187,3 +188,26 @@ def test_a_subnetwork_is_found_on_one_run_and_tuned_in_another(tmp_path: Path) -
     assert result["stages"]["find"]["gradient_steps"] == 0
     for name, mask in get_masks(tuned.network.backbone).items():
         assert torch.equal(mask, get_masks(found.network.backbone)[name])
+
+
+def test_masks_of_a_version_that_left_attention_dense_keep_it_dense(tmp_path: Path) -> None:
+    def transformer() -> PromptedClassifier:
+        made = PromptedClassifier(ToyViT(), 10, mapping=IdentityMapping())
+        made.fit_mapping()
+        return made
+
+    older = transformer()
+    mask_layers(unmask_layers(older.backbone), exclude=["attention"])
+    prunable = get_masks(older.backbone)
+    assert not any("attention" in name for name in prunable)
+    for mask in prunable.values():
+        mask.flatten()[: mask.numel() // 2] = False
+    path = tmp_path / "masks.safetensors"
+    save_masks(path, older, ABOUT)
+    newer = transformer()
+    pruner = Stored(str(path))
+    pruner.attach(newer, level(older))
+    pruner.finish(newer, level(older))
+    for name, mask in get_masks(newer.backbone).items():
+        expected = torch.ones_like(mask) if "attention" in name else prunable[name]
+        assert torch.equal(mask, expected), name

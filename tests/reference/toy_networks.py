@@ -32,6 +32,48 @@ class ToyNet(nn.Module):
         return self.head(hidden.mean((2, 3)))
 
 
+class ToyBlock(nn.Module):
+    """Attention and an MLP, both after a normalisation and around a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.between = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 12), nn.GELU(), nn.Linear(12, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (N, T, width)."""
+        shown = self.before(tokens)
+        tokens = tokens + self.attention(shown, shown, shown, need_weights=False)[0]
+        return tokens + self.mlp(self.between(tokens))
+
+
+class ToyViT(nn.Module):
+    """A transformer of two blocks and four patches, as torchvision builds it.
+
+    Args:
+        classes: Outputs of the head.
+        seed: Of the random weights.
+        size: Side of the images, px.
+    """
+
+    def __init__(self, classes: int = 10, seed: int = 0, size: int = 14) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.patches = nn.Conv2d(3, 8, size // 2, size // 2)
+            self.position = nn.Parameter(torch.randn(1, 4, 8) / 4)
+            self.blocks = nn.Sequential(ToyBlock(8), ToyBlock(8))
+            self.norm = nn.LayerNorm(8)
+            self.head = nn.Linear(8, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of images (N, 3, size, size)."""
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.position
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
 def toy_batches(
     count: int, *, images: int = 6, size: int = 10, classes: int = 4, seed: int = 0
 ) -> list[tuple[Tensor, Tensor]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_results import PAD, grid, result
+from toy_results import PAD, as_run, grid, result
 
 from vpns_lightning.report.definitions import DEFINITIONS, Definition
 from vpns_lightning.report.exhibits import Exhibit, build
@@ -18,7 +18,7 @@ BY_ID = {definition.id: definition for definition in DEFINITIONS}
 
 
 def runs_of(results: Sequence[dict[str, Any]]) -> list[Run]:
-    return [Run(Path(f"runs/{i}/result.json"), facts) for i, facts in enumerate(results)]
+    return [as_run(facts, Path(f"runs/{i}/result.json")) for i, facts in enumerate(results)]
 
 
 def exhibit(definition: Definition | str, results: Sequence[dict[str, Any]]) -> Exhibit:
@@ -166,7 +166,7 @@ def test_each_data_set_and_backbone_has_a_panel_in_the_paper_s_order() -> None:
 def pilot(method: str, sparsity: float, tuned: int) -> dict[str, Any]:
     facts = result(method, sparsity, accuracy=0.6, prompt=PAD, accuracy_before_prompt=0.5)
     facts["stages"]["tune"]["gradient_steps"] = tuned
-    return facts | {"stages": facts["stages"] | {"prompt": dict(facts["stages"]["tune"])}}
+    return facts | {"stages": facts["stages"] | {"prompt_tuning": dict(facts["stages"]["tune"])}}
 
 
 def test_the_pilot_draws_each_run_before_and_after_its_prompt() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_results import PAD, grid, result, write
+from toy_results import PAD, as_run, grid, result, write
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.report.comparability import mixture, remarks
@@ -20,14 +20,15 @@ NEW_KEYS = (
 
 
 def run_of(**options: Any) -> Run:
-    return Run(Path("runs") / str(options.get("seed", 7)) / "result.json", result(**options))
+    path = Path("runs") / str(options.get("seed", 7)) / "result.json"
+    return as_run(result(**options), path)
 
 
 def old(**options: Any) -> Run:
     """A run as the first version wrote it."""
     facts = {k: v for k, v in result(**options).items() if k not in NEW_KEYS}
     facts["views"] = {"find": ["prompted"]}
-    return Run(Path("old/result.json"), facts)
+    return as_run(facts, Path("old/result.json"))
 
 
 def test_results_are_found_at_any_depth_and_others_are_named(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_the_csv_has_one_row_a_run_and_readable_settings() -> None:
     assert (first["seed"], second["seed"]) == ("7", "9")
     assert first["prompt"] == "PadPrompt(canvas_size=64, pad_size=4, clamp=inclusive)"
     assert first["budget"] == "(find=(epochs=30, batches=196), tune=(epochs=30, batches=196))"
-    assert float(first["test_accuracy"]) == run_of().facts["test_accuracy"]
+    assert float(first["test_accuracy"]) == run_of().record.test_accuracy
 
 
 def test_a_run_is_judged_by_the_accuracy_it_names() -> None:
@@ -140,7 +141,7 @@ def test_image_folders_are_told_apart_by_grid_folder_or_command() -> None:
     assert run_of(**folder, command="vpns fit").dataset == "ImageFolder"
     assert run_of(**folder, data_folder="cats").dataset == "ImageFolder cats"
     assert run_of(**folder, command="vpns fit --data.root /a/dogs").dataset == "ImageFolder dogs"
-    both = Run(Path("x"), result(**folder, data_folder="cats") | {"grid": axes})
+    both = as_run(result(**folder, data_folder="cats") | {"grid": axes})
     assert both.dataset == "ImageFolder birds"
     assert run_of(data_folder="data").dataset == "CIFAR100"
 
@@ -156,6 +157,8 @@ def test_image_folders_are_told_apart_by_grid_folder_or_command() -> None:
         ("prompt", None, "prompt is PadPrompt"),
         ("batch_size", 64, "batch_size is 256"),
         ("train_images", 5_000, "train_images is 50000"),
+        # a result that does not say had no limit
+        ("limit_per_class", 200, "limit_per_class is none"),
         ("mapping", {"name": "IdentityMapping"}, "mapping.name is FrequencyMapping"),
         ("pruner", {"name": "VPNs", "scope": "layer"}, "pruner.scope is none"),
         ("views", {"find": ["plain"], "tune": ["prompted"]}, "views.find is prompted"),
@@ -186,7 +189,7 @@ def test_sparsity_seed_and_the_file_of_stored_masks_may_differ_along_a_curve() -
 
 def test_lottery_rounds_may_grow_along_a_curve() -> None:
     runs = [run_of(method="LTH", sparsity=s) for s in (0.5, 0.8, 0.9)]
-    assert len({run.facts["gradient_steps"] for run in runs}) == 3
+    assert len({run.record.gradient_steps for run in runs}) == 3
     assert mixture(runs) is None
 
 
@@ -199,8 +202,9 @@ def test_older_results_are_not_held_against_newer_ones_but_it_is_said() -> None:
 
 
 def test_older_results_are_still_told_apart_by_their_steps_of_tuning() -> None:
-    longer = old()
-    longer.facts["stages"]["tune"]["gradient_steps"] = 99
+    stages = result()["stages"]
+    stages["tune"]["gradient_steps"] = 99
+    longer = old(stages=stages)
     reason = mixture([old(), longer])
     assert reason is not None
     assert reason.startswith("tuning steps is 5880 in old and 99")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from toy_results import grid, result
+from toy_results import as_run, grid, result
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.report.definitions import DEFINITIONS
@@ -29,7 +29,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def runs_of(*results: dict[str, Any]) -> list[Run]:
-    return [Run(Path(f"runs/{i}/result.json"), facts) for i, facts in enumerate(results)]
+    return [as_run(facts, Path(f"runs/{i}/result.json")) for i, facts in enumerate(results)]
 
 
 def table_of(*results: dict[str, Any], definition: str = "") -> Table:

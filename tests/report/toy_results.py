@@ -6,6 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from vpns_lightning.report.runs import Run
+from vpns_lightning.runs.record import RunRecord, decode
+
 LAYERS = ("conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc")
 # percent above Random's curve
 LEAD = {"VPNs": 9, "HYDRA": 7, "BiP": 6, "LTH": 6, "OMP": 5, "SynFlow": 3, "SNIP": 3, "GraSP": 2}
@@ -97,6 +100,11 @@ def result(
     if grid:
         facts["grid"] = {"name": grid, "cell": f"{method}_{sparsity}_{seed}", "method": method}
     return facts | changes
+
+
+def as_run(facts: dict[str, Any], path: Path = Path("run/result.json")) -> Run:
+    """Return a result as a report reads it."""
+    return Run(path, decode(json.dumps(facts), RunRecord))
 
 
 def hash_of(method: str, seed: int) -> int:

@@ -1,25 +1,28 @@
 """What a run knows of its grid, and the warm-up it shares with others; toy runs in this process."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
+from msgspec import UNSET
 from safetensors.torch import load_file, save_file
 
 import vpns_lightning as vpns
 from toy_run import Parts
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.runs.folder import RunFolder
-from vpns_lightning.runs.grid_cell import environment, grid_facts, take_warmup
+from vpns_lightning.runs.grid_cell import environment, grid_record, take_warmup
 from vpns_lightning.runs.handoff import copy_network, read_about
-from vpns_lightning.training.loggers import for_stage, prepare_wandb
+from vpns_lightning.runs.record import GridRecord, encode
+from vpns_lightning.training.loggers import wandb_arguments, wandb_offline
+from vpns_lightning.training.machine import Machine
 
 
 def told(monkeypatch: pytest.MonkeyPatch, cell: str, warmup: Path | None) -> None:
-    facts = {"name": "fig0", "cell": cell, "method": "A", "axes": {"pad": 8}}
-    for key, value in environment(facts, warmup).items():
+    record = GridRecord(name="fig0", cell=cell, method="A", axes={"pad": 8})
+    for key, value in environment(record, warmup).items():
         monkeypatch.setenv(key, value)
 
 
@@ -48,7 +51,7 @@ def test_a_cell_with_a_shared_warm_up_ends_as_one_with_its_own(
     # it was not trained again, and marks of the shared file stay with that file
     assert not (tmp_path / "second" / "warmup").exists()
     about = read_about(tmp_path / "second" / "handoff.safetensors")
-    assert not about.keys() & {"shared_by", "tensors_sha256"}
+    assert (about.shared_by, about.tensors_sha256) == (UNSET, UNSET)
     assert second["grid"] == {"name": "fig0", "cell": "second", "method": "A", "axes": {"pad": 8}}
     assert "grid" not in own
 
@@ -63,7 +66,7 @@ def test_a_damaged_shared_warm_up_is_not_used(
     about, state = read_about(file), load_file(file)
     name = next(key for key in state if key.endswith("weight"))
     state[name].view(-1)[0] += 1
-    save_file(state, file, metadata={"vpns": json.dumps(about)})
+    save_file(state, file, metadata={"vpns": encode(about)})
     capsys.readouterr()
     result = Parts().fit(tmp_path / "second")
     assert "reused_from" not in result["stages"]["warmup"]
@@ -83,24 +86,26 @@ def test_a_begun_run_keeps_its_own_warm_up(tmp_path: Path, monkeypatch: pytest.M
     # nor is there one for a run without a grid
     monkeypatch.delenv("VPNS_GRID")
     assert take_warmup(RunFolder(tmp_path / "other")) is None
-    assert grid_facts() is None
+    assert grid_record() is None
 
 
 def test_a_copy_keeps_every_tensor_and_changes_only_named_facts(tmp_path: Path) -> None:
     parts = Parts()
     parts.fit(tmp_path / "run")
     source = tmp_path / "run" / "handoff.safetensors"
-    copy_network(source, tmp_path / "copy.safetensors", {"note": 1}, drop=("class_names",))
+    copy_network(source, tmp_path / "copy.safetensors", shared_by="first", class_names=())
     assert same(source, tmp_path / "copy.safetensors")
     about, changed = read_about(source), read_about(tmp_path / "copy.safetensors")
-    assert changed.pop("tensors_sha256")
-    assert changed == {k: v for k, v in about.items() if k != "class_names"} | {"note": 1}
+    assert changed.tensors_sha256
+    assert changed == msgspec.structs.replace(
+        about, shared_by="first", class_names=(), tensors_sha256=changed.tensors_sha256
+    )
 
 
 def test_a_foreign_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VPNS_GRID", "fig4")
     with pytest.raises(UserError, match="VPNS_GRID is set by vpns grid"):
-        grid_facts()
+        grid_record()
 
 
 class Recorder:
@@ -117,32 +122,35 @@ class Recorder:
 def test_every_stage_is_a_wandb_run_of_the_grid_s_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning.pytorch.loggers import WandbLogger
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
     run = RunFolder(tmp_path / "cell")
     run.make()
-    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
-        alone = prepare_wandb({"project": "vpns"}, run.path, "cell")
-    assert alone["group"] == "cell"
+    assert wandb_arguments({"project": "vpns"}, run.path, "find")["group"] == "cell"
     told(monkeypatch, "cell", None)
-    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
-        arguments = prepare_wandb({"project": "vpns"}, run.path, "cell")
-    assert arguments["group"] == "fig0"
-    whole = WandbLogger(**arguments)
-    stages = {name: for_stage(whole, name) for name in ("find", "tune")}
-    for name, logger in stages.items():
-        asked = logger._wandb_init  # type: ignore[attr-defined]  # a WandbLogger
-        assert asked["job_type"] == name
-        assert asked["name"] == f"cell-{name}"
-        assert asked["id"] == f"{arguments['id']}-{name}"
-        assert asked["group"] == "fig0"
-    # no run was started for the whole
-    assert whole._experiment is None
+    find, tune = (wandb_arguments({"project": "vpns"}, run.path, s) for s in ("find", "tune"))
+    assert find.pop("id") == (run.path / "wandb_id.txt").read_text().strip() + "-find"
+    assert find == {
+        "project": "vpns",
+        "name": "cell-find",
+        "group": "fig0",
+        "job_type": "find",
+        "save_dir": str(run.path),
+    }
+    assert (tune["name"], tune["job_type"]) == ("cell-tune", "tune")
+    # the same runs when the command is given again
+    assert wandb_arguments({"project": "vpns"}, run.path, "tune") == tune
     monkeypatch.setenv("WANDB_SWEEP_ID", "s")
     monkeypatch.setenv("WANDB_RUN_ID", "abc")
-    assert for_stage(whole, "tune").version == "abc"
-    assert for_stage(whole, "find").version == f"{arguments['id']}-find"
+    assert wandb_arguments({"project": "vpns"}, run.path, "tune")["id"] == "abc"
+    assert wandb_arguments({"project": "vpns"}, run.path, "find")["id"] != "abc"
+
+
+def test_wandb_runs_offline_where_it_must_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.warns(UserWarning, match="WANDB_MODE asks for it"):
+        assert wandb_offline(False, tmp_path)
+    assert wandb_offline(True, tmp_path)
 
 
 def test_a_stage_leaves_method_and_sparsity_in_the_summary(
@@ -158,8 +166,23 @@ def test_a_stage_leaves_method_and_sparsity_in_the_summary(
     monkeypatch.setattr(WandbLogger, "experiment", property(experiment))
     monkeypatch.setattr(WandbLogger, "log_metrics", lambda *args, **kwargs: None)
     told(monkeypatch, "cell", None)
-    logger = WandbLogger(project="vpns", id="abc", name="cell", save_dir=str(tmp_path))
-    Parts(pruner=vpns.OMP(), sparsity=0.8).fit(tmp_path / "run", logger=logger)
+    run = RunFolder(tmp_path / "run")
+    run.make()
+
+    def parts(stage: str) -> dict[str, Any]:
+        return {"logger": WandbLogger(**wandb_arguments({"id": "abc"}, run.path, stage))}
+
+    toy = Parts(pruner=vpns.OMP(), sparsity=0.8)
+    machine = Machine({"accelerator": "cpu", "enable_progress_bar": False}, parts, True)
+    vpns.fit_stages(
+        toy.network,
+        toy.data,
+        find=toy.find,
+        tune=toy.tune,
+        warmup=toy.warmup,
+        run_dir=str(run.path),
+        trainer=machine,
+    )
     assert list(recorders) == ["abc-warmup", "abc-find", "abc-tune"]
     assert all(recorder.finished for recorder in recorders.values())
     summaries = {name.partition("-")[2]: r.summary for name, r in recorders.items()}

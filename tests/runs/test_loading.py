@@ -15,7 +15,7 @@ import vpns_lightning as vpns
 from test_cli import refusal
 from toy_folder import SIDE, finished_network, write_folder
 from vpns_lightning import cli
-from vpns_lightning.exporting.card import fits_torchvision
+from vpns_lightning.exporting.card import fits_constructor
 from vpns_lightning.network import IdentityMapping, PromptedClassifier
 
 ROOT = Path(__file__).parents[2]
@@ -135,22 +135,25 @@ def test_a_run_that_is_not_finished_says_so_on_its_card(
 
 def test_a_backbone_with_fewer_channels_is_not_torchvision_s() -> None:
     network = PromptedClassifier("squeezenet1_1", 10, mapping=IdentityMapping())
-    assert fits_torchvision(network)
+    assert fits_constructor(network)
     first = network.backbone.features[0]
     first.weight = torch.nn.Parameter(first.weight[:60])
-    assert not fits_torchvision(network)
+    assert not fits_constructor(network)
     network.backbone_name = "Sequential"
-    assert not fits_torchvision(network)
+    assert not fits_constructor(network)
 
 
 def test_the_first_stages_facts_are_checked_before_the_network_is_built(
     run: Path, tmp_path: Path, network: PromptedClassifier
 ) -> None:
     from vpns_lightning.runs.handoff import save_network
+    from vpns_lightning.runs.record import RunSoFar
 
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
-    save_network(tmp_path / "handoff.safetensors", network, {"stage": "tune", "sparsity": 0.9})
-    with pytest.raises(vpns.UserError, match="lacks 'dataset'"):
+    nothing = RunSoFar(seed=7, dataset="", input_size=0)
+    file = tmp_path / "handoff.safetensors"
+    save_network(file, network, nothing, stage="tune", sparsity=0.9)
+    with pytest.raises(vpns.UserError, match="does not say stage, sparsity, size of images"):
         vpns.load(tmp_path)
 
 

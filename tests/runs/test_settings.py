@@ -9,6 +9,7 @@ from torch import nn
 
 import vpns_lightning as vpns
 from toy_run import KillAt, Killed, Parts
+from vpns_lightning.runs.record import StageRecord
 from vpns_lightning.runs.settings import headline, options, protocol
 
 
@@ -101,17 +102,18 @@ def test_a_resumed_run_states_the_same_settings(tmp_path: Path) -> None:
 def test_the_protocol_follows_from_views_and_mapping(
     find: list[str] | None, tune: list[str], mapping_on: str, expected: str
 ) -> None:
-    assert protocol({"find": {"views": find}, "tune": {"views": tune}}, mapping_on) == expected
+    stages = {"find": StageRecord(views=find and tuple(find)), "tune": StageRecord(views=(*tune,))}
+    assert protocol(stages, mapping_on) == expected
 
 
 def test_a_run_is_judged_as_its_last_training_saw_images() -> None:
-    plain = {"views": ["plain"], "gradient_steps": 3}
-    prompted = {"views": ["prompted"], "gradient_steps": 3}
-    untrained = {"views": ["plain"], "gradient_steps": 0}
+    plain = StageRecord(views=("plain",), gradient_steps=3)
+    prompted = StageRecord(views=("prompted",), gradient_steps=3)
+    untrained = StageRecord(views=("plain",), gradient_steps=0)
     assert headline({"find": prompted, "tune": plain}) == "test_accuracy_plain"
-    assert headline({"find": plain, "tune": plain, "prompt": prompted}) == "test_accuracy"
+    assert headline({"find": plain, "tune": plain, "prompt_tuning": prompted}) == "test_accuracy"
     assert headline({"find": prompted, "tune": untrained}) == "test_accuracy"
-    assert headline({"imported": {"views": ["prompted", "plain"]}}) == "test_accuracy_plain"
+    assert headline({"imported": StageRecord(views=("prompted", "plain"))}) == "test_accuracy_plain"
 
 
 @pytest.mark.parametrize(

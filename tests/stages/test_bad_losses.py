@@ -1,8 +1,13 @@
 """A loss that is no number: nothing is learned from it, and the step is named."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +83,24 @@ def test_a_log_point_stops_a_fused_run() -> None:
     with pytest.raises(UserError, match="gradient step 1"):
         fit(stage, ToyData(**views), log_every_n_steps=3)
     assert len(losses) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_ask_each_other_once_a_step_without_waiting(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, str(tests / "stages" / "two_processes.py"), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert {name: n for name, n in found["heard"].items() if n} == {"all_reduce": 4}
+        # bad on one process alone, it changes no weight on either
+        assert "gradient step 2 of stage 'find'" in found["message"]
+        assert found["unharmed"]

@@ -86,14 +86,14 @@ def pilot() -> Parts:
 def test_the_pilot_study_ends_with_the_prompt_and_resumes_exactly(tmp_path: Path) -> None:
     whole = pilot()
     result = whole.fit(tmp_path / "whole")
-    assert list(result["stages"]) == ["warmup", "find", "tune", "prompt"]
+    assert list(result["stages"]) == ["warmup", "find", "tune", "prompt_tuning"]
     assert result["method"] == "HYDRA"  # found without its prompt
-    assert result["test_accuracy"] == result["stages"]["prompt"]["accuracy"]["test_accuracy"]
+    assert result["test_accuracy"] == result["stages"]["prompt_tuning"]["accuracy"]["test_accuracy"]
     assert result["accuracy_before_prompt"] == result["stages"]["tune"]["accuracy"]["test_accuracy"]
     assert bool(whole.network.prompt.delta.any())
     KillAt.fired = False
     with pytest.raises(Killed):
-        pilot().fit(tmp_path / "cut", KillAt("prompt", 1, 0))
+        pilot().fit(tmp_path / "cut", KillAt("prompt_tuning", 1, 0))
     resumed = pilot()
     resumed.fit(tmp_path / "cut")
     for name, value in whole.network.state_dict().items():
@@ -112,7 +112,7 @@ def test_only_the_prompt_learns_though_the_mapping_is_refitted(tmp_path: Path) -
 def unshown(pruner: Pruner | None = None) -> Parts:
     """Return a pilot study in which no stage before the last one learns the prompt."""
     parts = pilot()
-    parts.warmup = SubnetworkTuning(parts.network, epochs=2, views=("plain",), stage="warmup")
+    parts.warmup = SubnetworkTuning(parts.network, epochs=2, views=("plain",), name="warmup")
     if pruner is not None:
         parts.find.pruner = pruner
     return parts
@@ -124,7 +124,7 @@ def test_the_arm_without_a_prompt_has_the_mapping_and_statistics_of_that_with_it
     parts = unshown()
     parts.fit(tmp_path / "arm")
     parts.network.prompt.delta.data.zero_()
-    arm = evaluate(parts.network, parts.data)["test_accuracy"]
+    arm = evaluate(parts.network, parts.data).test_accuracy
     result = unshown().fit(tmp_path / "pilot")
     assert arm != result["stages"]["tune"]["accuracy"]["test_accuracy"]
     assert result["accuracy_before_prompt"] == arm

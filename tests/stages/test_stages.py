@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reference.toy_networks import ToyNet
 from stages.toy_training import QUIET, ToyData, fit, new_network, new_trainer, views_of
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import (
     IterativeMapping,
     PadPrompt,
@@ -22,7 +23,7 @@ from vpns_lightning.network import (
 )
 from vpns_lightning.pruners import Dense, Hydra
 from vpns_lightning.sparsity import get_masks, masked_layers
-from vpns_lightning.stages import MaskFinding, Stage, SubnetworkTuning, derive_seed
+from vpns_lightning.stages import MaskFinding, Stage, SubnetworkTuning
 
 pytestmark = [pytest.mark.filterwarnings(message) for message in QUIET]
 
@@ -51,7 +52,7 @@ def test_a_checkpoint_of_the_other_stage_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_a_warm_up_is_refused_by_tuning(tmp_path: Path) -> None:
-    stage = SubnetworkTuning(new_network(), epochs=1, stage="warmup")
+    stage = SubnetworkTuning(new_network(), epochs=1, name="warmup")
     path = checkpoint_of(stage, tmp_path / "warmup.ckpt")
     with pytest.raises(UserError, match="is of stage 'warmup', but 'tune'"):
         new_trainer(1).fit(tuning(new_network()), datamodule=ToyData(**views_of(2)), ckpt_path=path)

@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from reference.toy_networks import ToyNet, toy_batches
@@ -45,10 +45,14 @@ def views_of(batches: int, *, size: int = 10) -> dict[str, list[Batch]]:
     }
 
 
-def new_network(*, slice_head: bool = True, **options: Any) -> PromptedClassifier:
+def new_network(
+    *, slice_head: bool = True, backbone: nn.Module | None = None, **options: Any
+) -> PromptedClassifier:
     """Return a toy network of 4 classes with a prompt, its mapping fitted to rows 7, 2, 0, 5."""
     mapping = FrequencyMapping(slice_head=slice_head)
-    network = PromptedClassifier(ToyNet(), 4, prompt=PadPrompt(14, 3), mapping=mapping, **options)
+    network = PromptedClassifier(
+        backbone or ToyNet(), 4, prompt=PadPrompt(14, 3), mapping=mapping, **options
+    )
     counts = torch.zeros(10, 4, dtype=torch.int64)
     counts[ROWS, torch.arange(4)] = torch.tensor([4, 3, 2, 1])
     network.fit_mapping(counts)

@@ -41,7 +41,7 @@ class Terminate(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (stage.stage, trainer.current_epoch, batch_idx) == self.place:
+        if (stage.name, trainer.current_epoch, batch_idx) == self.place:
             os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -215,6 +215,24 @@ def test_a_hand_off_of_another_network_is_refused(tmp_path: Path) -> None:
         other.fit(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["foreign", "cut off"])
+def test_a_checkpoint_that_cannot_be_read_is_named_and_never_executed(
+    kind: str, tmp_path: Path
+) -> None:
+    KillAt.fired = False
+    with pytest.raises(Killed):
+        Parts(epochs=1).fit(tmp_path, KillAt("tune", 0, 1))
+    path = tmp_path / "tune" / "last.ckpt"
+    path.parent.mkdir(exist_ok=True)
+    if kind == "foreign":
+        torch.save({"state_dict": Path("x")}, path)
+    else:
+        path.write_bytes((tmp_path / "find" / "last.ckpt").read_bytes()[:5000])
+    with pytest.raises(vpns.UserError, match=r"tune/last\.ckpt is damaged or .*: delete it") as e:
+        Parts(epochs=1).fit(tmp_path)
+    assert "weights_only" not in str(e.value)
+
+
 def test_a_truncated_hand_off_is_named(tmp_path: Path) -> None:
     (tmp_path / "handoff.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(vpns.UserError, match=r"handoff\.safetensors is damaged"):
@@ -253,7 +271,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         ({"precision": "bf16-true"}, "use bf16-mixed"),
         ({"precision": "64-true"}, "use 32-true"),
         ({"strategy": "ddp_spawn"}, "use ddp"),
-        ({"gradient_clip_val": 1.0}, "no effect on manual optimisation"),
+        ({"gradient_clip_val": 1.0}, "are not clipped"),
         ({"sync_batchnorm": True, "accelerator": "cpu"}, "sync_batchnorm needs GPUs"),
     ],
 )

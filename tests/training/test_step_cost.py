@@ -41,7 +41,7 @@ def test_a_step_between_log_points_reads_nothing_back(new_stage: Callable[[], St
     operators, steps = counts.step_operators(stage)
     assert not operators.reads
     assert not operators.copies
-    assert sum(operators.work.values()) / steps <= AT_MOST[stage.stage]
+    assert sum(operators.work.values()) / steps <= AT_MOST[stage.name]
 
 
 @pytest.mark.parametrize("tie_rule", ["exact", "threshold"])

@@ -74,7 +74,7 @@ def test_without_a_prompt_channels_are_followed_at_the_datas_own_size(
     parts = Parts(pruner=vpns.DepGraph(sparse_learning=False), sparsity=0.5)
     network = vpns.PromptedClassifier(Flattened(), 4, mapping=vpns.IdentityMapping())
     parts.network = parts.find.network = parts.tune.network = network
-    parts.warmup = vpns.SubnetworkTuning(network, epochs=1, stage="warmup") if warmup else None
+    parts.warmup = vpns.SubnetworkTuning(network, epochs=1, name="warmup") if warmup else None
     parts.tune.epochs = 0
     parts.fit(tmp_path)
     assert network.backbone.head.weight.shape == (4, 3 * 25)

@@ -10,17 +10,15 @@ from vpns_lightning.base.errors import UserError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder that replaces ``path`` once it is complete.
 
     The content is flushed to disk before the rename, so a kill or a full disk leaves the previous
     file as it was.
 
     Raises:
-        UserError: The path names no file, the folder cannot be written or the disk is full.
+        OSError: The folder cannot be written or the disk is full.
     """
-    if not path.name:
-        raise UserError(f"{str(path)!r} is a folder, not a file to write: name a file in it")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,14 +29,28 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Do as :func:`replacing`, and say in one line why a file could not be written.
+
+    Raises:
+        UserError: The path names no file, the folder cannot be written or the disk is full.
+    """
+    if not path.name:
+        raise UserError(f"{str(path)!r} is a folder, not a file to write: name a file in it")
+    try:
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({error.strerror or error}): free space or choose "
             "another folder; what was there before is untouched"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -65,10 +65,10 @@ def bench(
             if not status.console.is_terminal:
                 print(f"[{time.monotonic() - begin:5.0f} s] {line}", flush=True)
 
-        size = loaded.about["input_size"]
+        size = loaded.about.input_size
         found = measure(loaded.network, dense_twin(loaded), size, plan, say)
     # of a cut network the fraction of channels, which only the run knows
-    found = {"run": str(run), **found, "sparsity": loaded.about["sparsity"]}
+    found = {"run": str(run), **found, "sparsity": loaded.about.sparsity}
     show(found)
     write_text(folder / "bench.json", json.dumps(found, indent=2) + "\n")
     write_text(folder / "bench.md", markdown(found))

@@ -1,17 +1,27 @@
-"""``vpns data check``: is a data set complete and readable?"""
+"""``vpns data``: is a data set complete and readable, and is all ready that a run will read?"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.commands.parsing import import_plugins, parse, read_config_file
 from vpns_lightning.data import ImageData
+from vpns_lightning.data.images.cache import verify_caches
 from vpns_lightning.runs.loading import instantiate
 
-VERBS = ("check",)
+VERBS = ("check", "prepare")
+# sections of a run's config that say nothing of its data
+OTHER_SECTIONS = ("network", "warmup", "find", "tune", "prompt_tuning", "trainer")
+USAGE = """\
+vpns data check [options]     layout, counts, labels and a sample of images
+vpns data prepare [options]   download what is missing, decode images into the cache: before a run
+                              of several processes, which would wait for one; takes the options of
+                              vpns fit as well
+"""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -20,44 +30,87 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: The verb is unknown, or the data set is incomplete or damaged.
     """
+    verb = arguments[0] if arguments else "--help"
+    parser = _parser(verb)
+    if verb in {"-h", "--help"}:
+        parser.print_help()
+        return
+    if verb not in VERBS:
+        raise UserError(
+            f"vpns data {verb!r} is unknown{nearest(verb, VERBS)}; allowed: {', '.join(VERBS)}"
+        )
+    given = import_plugins(arguments[1:])
+    if verb == "prepare":
+        given = list(_about_data(given))
+    config = parse(parser, _without_configs(given))
+    data: ImageData = instantiate(parser, config).data
+    if verb == "prepare":
+        _prepare(data)
+        return
+    print(data.check(config.sample))
+    if config.caches:
+        lines = verify_caches(data.cache_folder)
+        print("\n".join(lines) or f"there is no cache in {data.cache_folder}")
+
+
+def _parser(verb: str) -> ArgumentParser:
     parser = ArgumentParser(
-        prog="vpns data check",
+        prog=f"vpns data {verb}" if verb in VERBS else "vpns data",
+        usage=USAGE,
         description=(
-            "Verify layout, counts, labels and a sample of images of a data set, given by --data "
-            "or by the data section of a --config file."
+            "The data set is given by --data or by the data section of a --config file; several "
+            "files may follow each other, later ones win."
         ),
         exit_on_error=False,
     )
     parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
-    parser.add_argument("--sample", type=int, default=64, help="images to decode in each split")
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        parser.print_help()
-        return
-    if arguments[0] not in VERBS:
-        raise UserError(
-            f"vpns data {arguments[0]!r} is unknown{nearest(arguments[0], VERBS)}; "
-            f"allowed: {', '.join(VERBS)}"
-        )
-    config = parse(parser, _without_configs(import_plugins(arguments[1:])))
-    data: ImageData = instantiate(parser, config).data
-    print(data.check(config.sample))
+    if verb != "prepare":
+        parser.add_argument("--sample", type=int, default=64, help="images to decode in each split")
+        parser.add_argument("--caches", action="store_true", help="also every byte of the caches")
+    return parser
+
+
+def _prepare(data: ImageData) -> None:
+    data.prepare_data()
+    counts = ", ".join(f"{len(data.split(name)):,} {name}" for name in ("train", "test"))
+    print(f"{data.name} in {data.root} is ready: {counts} images, {data.num_classes} classes")
+    for file in data.cache_files:
+        print(f"{file}: {file.stat().st_size / (1 << 20):,.1f} MiB")
+    if not data.cache_files:
+        print("no cache on disk is needed")
+
+
+def _about_data(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments of ``vpns fit`` that say which data, so that a script can pass all."""
+    keep = True
+    for argument in arguments:
+        if argument.startswith("--"):
+            name = argument[2:].partition("=")[0]
+            section = name.partition(".")[0]
+            keep = section not in OTHER_SECTIONS and name != "seed_everything"
+        if keep:
+            yield argument
 
 
 def _without_configs(arguments: Sequence[str]) -> list[str]:
     """Replace every ``--config FILE`` by the ``--data`` that the file has.
 
     Raises:
-        UserError: A file is missing, is no YAML, or has no data section.
+        UserError: A file is missing or is no YAML, or none has a data section.
     """
-    given, pending = [], iter(arguments)
+    given, without, pending = [], [], iter(arguments)
     for argument in pending:
         option, equals, value = argument.partition("=")
         if option != "--config":
             given.append(argument)
             continue
         path = Path(value if equals else next(pending, ""))
-        section = (read_config_file(path) or {}).get("data")
+        content: Any = read_config_file(path)
+        section = content.get("data") if isinstance(content, dict) else None
         if section is None:
-            raise UserError(f"config file {path} has no data section")
-        given.append(f"--data={json.dumps(section)}")
+            without.append(path)
+        else:
+            given.append(f"--data={json.dumps(section)}")
+    if without and not any(argument.startswith("--data") for argument in given):
+        raise UserError(f"config file {without[0]} has no data section")
     return given

@@ -24,7 +24,7 @@ def write(run: str, output: str, *, compact: bool = False) -> None:
             docs/formats.md shows.
     """
     loaded = load_run(run)
-    path = export(loaded.network, output, input_size=loaded.about["input_size"], compact=compact)
+    path = export(loaded.network, output, input_size=loaded.about.input_size, compact=compact)
     written = write_card(
         path,
         loaded.network,

@@ -1,17 +1,17 @@
 """``vpns import``: a run folder from a checkpoint of the authors' released code."""
 
-import shlex
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import msgspec
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.commands.parsing import parse
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.network.backbones import file_sha256
+from vpns_lightning.network.downloads import file_sha256
 from vpns_lightning.pruners import Hydra
 from vpns_lightning.released import (
     PromptKind,
@@ -20,11 +20,12 @@ from vpns_lightning.released import (
     network_from,
     read_released,
 )
+from vpns_lightning.runs.collecting import collect
 from vpns_lightning.runs.evaluation import evaluate
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.handoff import load_network, save_masks, save_network
 from vpns_lightning.runs.loading import instantiate, pick_device
-from vpns_lightning.runs.record import TOTALS, collect
+from vpns_lightning.runs.record import Accuracy, RunRecord, RunSoFar, StageRecord, write_record
 from vpns_lightning.runs.settings import at_hand
 from vpns_lightning.sparsity import check_sparsity, sparsity_report
 from vpns_lightning.stages import VIEWS, MaskFinding
@@ -69,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: The checkpoint, or what is said about it, is wrong; nothing is written then.
     """
     parser = import_parser()
-    config = parse(parser, import_plugins(arguments))
+    config = parse(parser, arguments)
     check_sparsity(config.sparsity)
     device = pick_device(config.accelerator)
     folder = RunFolder(config.output)
@@ -81,10 +82,10 @@ def run(arguments: Sequence[str]) -> None:
     network = network_from(released, described, config.sparsity)
     if network.prompt is not None:
         network.prompt.check_input_size(data.input_size)
-    about = _about(released, network, data)
+    measured = sparsity_report(network.backbone).sparsity
     with folder.locked():
-        result = _collect(network.to(device), data, config.sparsity, about)
-        result["command"] = shlex.join(["vpns", "import", *arguments])
+        run = _measured(network.to(device), data, _known(released, network, data))
+        result = _collect(network, data, config.sparsity, run, ["vpns", "import", *arguments])
         # only now: a folder whose import was stopped can be imported into again
         folder.keep_config(
             {
@@ -97,10 +98,10 @@ def run(arguments: Sequence[str]) -> None:
                 "data": _plain(parser, config)["data"],
             }
         )
-        save_network(folder.handoff, network.cpu(), about)
+        save_network(folder.handoff, network.cpu(), run, stage=STAGE, sparsity=measured)
         load_network(folder.handoff, network)
-        save_masks(folder.masks, network, {**about, "method": result["method"]})
-        folder.write_result(result)
+        save_masks(folder.masks, network, run, method=result.method, stage=STAGE, sparsity=measured)
+        write_record(folder.result, result)
     _say(folder, result)
 
 
@@ -109,67 +110,74 @@ def _plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     return record
 
 
-def _about(released: Released, network: PromptedClassifier, data: ImageData) -> dict[str, Any]:
-    """Return the facts that go into the hand-off."""
+def _known(released: Released, network: PromptedClassifier, data: ImageData) -> RunSoFar:
+    """Return what the checkpoint and the data set say."""
     names = data.class_names if at_hand(data) else map(str, range(data.num_classes))
-    return {
-        "stage": STAGE,
-        "imported": True,
-        "checkpoint": released.path.name,
-        "last_epoch": released.epoch,
-        "seed": None,
-        "dataset": data.name,
-        "input_size": data.input_size,
-        "class_names": list(names),
-        "sparsity": sparsity_report(network.backbone).sparsity,
-        "stages": {},
-    }
+    # the released code takes a step on each of both views
+    views = VIEWS if network.prompt is not None else VIEWS[:1]
+    return RunSoFar(
+        seed=None,
+        dataset=data.name,
+        input_size=data.input_size,
+        class_names=tuple(names),
+        stages={STAGE: StageRecord(views=views)},
+        imported=True,
+        checkpoint=released.path.name,
+        last_epoch=released.epoch,
+    )
 
 
-def _collect(
-    network: PromptedClassifier, data: ImageData, sparsity: float, about: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the content of ``result.json``; what the checkpoint does not say is None."""
-    accuracy: dict[str, Any] = dict.fromkeys(("test_accuracy", "test_accuracy_plain"))
-    accuracy["test_images"] = 0
+def _measured(network: PromptedClassifier, data: ImageData, run: RunSoFar) -> RunSoFar:
+    """Return the run with its accuracy, where the images are there."""
+    accuracy = Accuracy()
     if at_hand(data):
         data.prepare_data()
         accuracy = evaluate(network, data)
-    # the released code takes a step on each of both views and reports the plain one
-    views = VIEWS if network.prompt is not None else VIEWS[:1]
+    return run.after(STAGE, msgspec.structs.replace(run.stages[STAGE], accuracy=accuracy))
+
+
+def _collect(
+    network: PromptedClassifier,
+    data: ImageData,
+    sparsity: float,
+    run: RunSoFar,
+    command: Sequence[str],
+) -> RunRecord:
+    """Return the content of ``result.json``; what the checkpoint does not say is None."""
     find = MaskFinding(
         network,
         Hydra(tie_rule="threshold"),
         sparsity=sparsity,
-        views=views,
+        views=run.stages[STAGE].views or VIEWS,
         mapping_on="pruned",
     )
-    facts = {**about, "stages": {STAGE: {"accuracy": accuracy, "views": list(views)}}}
-    unknown: dict[str, Any] = dict.fromkeys(TOTALS)
-    return {
-        **collect(network, data, find, facts, ()),
-        **unknown,
-        "protocol": "released",
-        "imported": True,
-        "checkpoint": about["checkpoint"],
-    }
+    return msgspec.structs.replace(
+        collect(network, data, find, run, command),
+        epochs=None,
+        gradient_steps=None,
+        forward_backward_passes=None,
+        seconds=None,
+        protocol="released",
+        imported=True,
+        checkpoint=run.checkpoint,
+    )
 
 
-def _say(folder: RunFolder, result: dict[str, Any]) -> None:
+def _say(folder: RunFolder, result: RunRecord) -> None:
     print(
-        f"{folder.path}: {result['method']}, {result['backbone']} on {result['dataset']}, sparsity "
-        f"{result['sparsity']:.6f} ({result['weights_kept']:,} of {result['weights_prunable']:,} "
+        f"{folder.path}: {result.method}, {result.backbone} on {result.dataset}, sparsity "
+        f"{result.sparsity:.6f} ({result.weights_kept:,} of {result.weights_prunable:,} "
         "weights kept)"
     )
-    if result["test_accuracy"] is None:
+    if result.test_accuracy is None:
         print(
             "the data set is not there, so no accuracy was measured and classes are numbers: "
             f"vpns test --run {folder.path} --root FOLDER measures"
         )
-    elif result["prompt"] is None:
-        print(f"test accuracy {result['test_accuracy']:.4f}; there is no prompt")
+    elif result.prompt is None:
+        print(f"test accuracy {result.test_accuracy:.4f}; there is no prompt")
     else:
         print(
-            f"test accuracy {result['test_accuracy']:.4f} with the prompt, "
-            f"{result['test_accuracy_plain']:.4f} without"
+            f"test accuracy {result.test_accuracy:.4f} with the prompt, "
+            f"{result.test_accuracy_plain:.4f} without"
         )

@@ -1,9 +1,10 @@
-"""Data sets: `uint8` images from disk, augmented and scaled on the device."""
+"""Data sets: ``uint8`` images from disk, augmented and scaled on the device."""
 
 from vpns_lightning.data.check import CheckReport
-from vpns_lightning.data.images.decode import BadImageError, ImageDataset, Split
+from vpns_lightning.data.images.dataset import ImageDataset
+from vpns_lightning.data.images.decode import BadImageError
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
-from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform, stream_key
+from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData
 from vpns_lightning.data.sets.cifar import CIFAR10, CIFAR100
@@ -16,6 +17,7 @@ from vpns_lightning.data.sets.imagenet import ImageNet
 from vpns_lightning.data.sets.oxford_pets import OxfordPets
 from vpns_lightning.data.sets.stanford_cars import StanfordCars
 from vpns_lightning.data.sets.tiny_imagenet import TinyImageNet
+from vpns_lightning.data.split import Split
 
 __all__ = [
     "CIFAR10",
@@ -39,5 +41,4 @@ __all__ = [
     "TinyImageNet",
     "TrainTransform",
     "ViewSampler",
-    "stream_key",
 ]

@@ -1,16 +1,18 @@
-"""What `vpns data check` verifies and reports."""
+"""What ``vpns data check`` verifies and reports."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple
 
 import numpy as np
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data.images.decode import Split
+from vpns_lightning.data.images.looking import remarks
+from vpns_lightning.data.split import Split
 
 
 class Counts(NamedTuple):
@@ -33,6 +35,7 @@ class CheckReport:
         decoded: Number of images decoded as a sample.
         smallest: Width and height in pixels of the smallest image of the sample.
         largest: Width and height in pixels of the largest image of the sample.
+        remarks: What a user should know, a line each.
     """
 
     name: str
@@ -43,16 +46,18 @@ class CheckReport:
     decoded: int
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    remarks: Sequence[str] = ()
 
     def __str__(self) -> str:
         """Return the report as a user reads it."""
         counts = ", ".join(f"{count:,} {split}" for split, count in self.images.items())
         agree = "as published" if self.official else "no public figures to compare with"
         sizes = " to ".join("{} x {}".format(*size) for size in (self.smallest, self.largest))
-        return (
+        first = (
             f"{self.name} in {self.root}: {counts} images ({agree}), {self.num_classes} classes; "
             f"{self.decoded} decoded, {sizes} px"
         )
+        return "\n".join([first, *self.remarks])
 
 
 def check_options(
@@ -75,6 +80,17 @@ def check_options(
         )
 
 
+def check_limits(train: int | None, test: int | None) -> None:
+    """Refuse a number of images of each class that leaves none.
+
+    Raises:
+        UserError: A number is below 1.
+    """
+    for name, limit in (("limit_per_class", train), ("limit_test_per_class", test)):
+        if limit is not None and limit < 1:
+            raise UserError(f"{name} must be >= 1, got {limit}; null uses all images")
+
+
 def check_images(
     name: str,
     root: Path,
@@ -87,7 +103,7 @@ def check_images(
     Args:
         name: Data set.
         root: Folder given by the user.
-        splits: What `check_labels` accepted.
+        splits: What ``check_labels`` accepted.
         counts: Published number of images, None if there is none.
         sample: Images to decode in each split.
 
@@ -95,10 +111,12 @@ def check_images(
         UserError: Something is wrong; the message says what, where and what to do.
     """
     sizes: list[tuple[int, int]] = []
+    lines: list[str] = []
     for split_name, split in splits.items():
         _check_count(name, split_name, split, counts and getattr(counts, split_name))
         _check_files(name, split_name, split)
         sizes += _decode_sample(split, sample)
+        lines += all_remarks(name, split_name, split, sample)
     return CheckReport(
         name=name,
         root=str(root),
@@ -108,7 +126,14 @@ def check_images(
         decoded=len(sizes),
         smallest=min(sizes),
         largest=max(sizes),
+        remarks=lines,
     )
+
+
+def all_remarks(name: str, split_name: str, split: Split, sample: int) -> list[str]:
+    """Return what a user should know of how a split was found and of a sample of its files."""
+    found = [*split.remarks, *remarks(split, sample)]
+    return [f"{name}, {split_name} split: {line}" for line in found]
 
 
 def check_labels(name: str, split_name: str, split: Split, num_classes: int) -> None:
@@ -149,11 +174,7 @@ def _check_count(name: str, split_name: str, split: Split, expected: int | None)
 
 
 def _check_files(name: str, split_name: str, split: Split) -> None:
-    absent = [
-        (row, file)
-        for row, file in enumerate(split.files)
-        if not file.is_file() or not file.stat().st_size
-    ]
+    absent = [(row, file) for row, file in enumerate(split.files) if not _size(file)]
     if absent:
         row, file = absent[0]
         raise UserError(
@@ -162,8 +183,16 @@ def _check_files(name: str, split_name: str, split: Split) -> None:
         )
 
 
+def _size(file: Path) -> int:
+    try:
+        about = file.stat()
+    except OSError:
+        return 0
+    return about.st_size if S_ISREG(about.st_mode) else 0
+
+
 def _decode_sample(split: Split, sample: int) -> list[tuple[int, int]]:
-    """Return width and height in pixels of `sample` images spread over all classes."""
+    """Return width and height in pixels of ``sample`` images spread over all classes."""
     by_class = np.argsort(np.asarray(split.labels), kind="stable")
     places = np.unique(np.linspace(0, len(split) - 1, min(sample, len(split))).astype(int))
     return [split.image(int(row)).size for row in by_class[places]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data.images.decode import Split
+from vpns_lightning.data.split import Split
 
 _DAMAGE = (
     OSError,
@@ -36,7 +36,7 @@ class Layout:
     Attributes:
         needed: Files and folders under the root that must exist.
         url: Where the data set comes from.
-        downloadable: Whether `ImageData.fetch` can download it.
+        downloadable: Whether ``ImageData.fetch`` can download it.
         alternatives: Other sets of files and folders that do as well.
     """
 
@@ -46,7 +46,7 @@ class Layout:
     alternatives: tuple[tuple[str, ...], ...] = ()
 
     def missing(self, root: Path) -> tuple[str, ...]:
-        """Return what is missing under `root`, nothing if any alternative is there."""
+        """Return what is missing under ``root``, nothing if any alternative is there."""
         absent = [
             tuple(path for path in paths if not (root / path).exists())
             for paths in (self.needed, *self.alternatives)
@@ -65,7 +65,7 @@ class Layout:
 
 @contextmanager
 def reading(name: str, root: Path, layout: Layout) -> Iterator[None]:
-    """Turn whatever a reader raises into a `UserError` about the data set's files.
+    """Turn whatever a reader raises into a ``UserError`` about the data set's files.
 
     Args:
         name: Data set.
@@ -115,7 +115,7 @@ def obtain(fetch: Callable[[], None], name: str, root: Path, layout: Layout) -> 
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`, sorted.
+    """Return the names of the class folders in ``folder``, sorted.
 
     Raises:
         UserError: There is no such folder, or none in it.
@@ -130,10 +130,10 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def read_folders(folder: Path, class_names: list[str]) -> Split:
-    """Return the images in `folder`/<class>/, classes numbered as in `class_names`.
+    """Return the images in ``folder``/<class>/, classes numbered as in ``class_names``.
 
     Raises:
-        UserError: The class folders are not `class_names`.
+        UserError: The class folders are not ``class_names``.
     """
     found = class_folders(folder)
     if found != class_names:

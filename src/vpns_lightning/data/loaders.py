@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from vpns_lightning.data.images.decode import Batch, ImageDataset
+from vpns_lightning.data.images.dataset import ImageDataset, IndexedBatch
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
+from vpns_lightning.data.workers import choose_workers, one_ahead, outlive_signals
 
 
 class Position(NamedTuple):
@@ -23,7 +23,7 @@ class Position(NamedTuple):
 
 
 class Options(TypedDict):
-    """What all loaders of a data module have in common."""
+    """What the loaders of a data module have in common."""
 
     batch_size: int
     num_workers: int
@@ -31,18 +31,24 @@ class Options(TypedDict):
 
 
 def options(
-    batch_size: int, num_workers: int | None, decoding: bool, trainer: Trainer | None
+    batch_size: int,
+    num_workers: int | None,
+    decoding: bool,
+    trainer: Trainer | None,
+    loaders: int = 1,
 ) -> Options:
-    """Return the options of all loaders.
+    """Return the options of loaders.
 
     Args:
         batch_size: Images in a batch.
         num_workers: Loader processes; None chooses.
         decoding: Whether loaders decode images, rather than copy decoded ones.
         trainer: Who will use the loaders.
+        loaders: How many are read at the same time.
     """
     if num_workers is None:
-        num_workers = min(8, os.cpu_count() or 1) if decoding else 0
+        ranks = trainer.num_devices if trainer and trainer.world_size > 1 else 1
+        num_workers = choose_workers(ranks, loaders) if decoding else 0
     if not decoding:
         # copying decoded images is faster than passing them between processes
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -50,8 +56,23 @@ def options(
     return {"batch_size": batch_size, "num_workers": num_workers, "pin_memory": on_cuda}
 
 
-class ViewLoader(DataLoader[Batch]):
-    """A loader that Lightning may resume in the middle of an epoch; `ViewSampler` does the rest."""
+class ImageLoader(DataLoader[IndexedBatch]):
+    """A loader of whole batches.
+
+    Without processes of its own, and where a device works meanwhile, it gathers the next batch in a
+    thread.
+    """
+
+    def __iter__(self) -> Any:  # a private class of torch's, or a generator
+        """Iterate over one epoch."""
+        with torch.device("cpu"):  # whatever the default device while a network is built
+            batches = super().__iter__()
+        ahead = self.pin_memory and not self.num_workers
+        return one_ahead(batches) if ahead else batches
+
+
+class ViewLoader(ImageLoader):
+    """A loader that Lightning may resume in mid-epoch; ``ViewSampler`` does the rest."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what one finished batch stands for."""
@@ -112,23 +133,25 @@ def train_loader(
         collate_fn=_collated,
         drop_last=batch_size > 1 and len(sampler) > 1 and len(sampler) % batch_size == 1,
         # a generator of its own: the loader's seeds shall not come from the global stream
-        generator=torch.Generator().manual_seed(sampler.seed),
+        generator=torch.Generator("cpu").manual_seed(sampler.seed),
+        worker_init_fn=outlive_signals,
         persistent_workers=common["num_workers"] > 0,
         **common,
     )
 
 
 def eval_loader(
-    dataset: ImageDataset,
+    dataset: Dataset[Any],
     sampler: EvalSampler,
     **common: Unpack[Options],
-) -> DataLoader[Batch]:
-    """Return a loader over all images of this rank, in order."""
-    return DataLoader(
+) -> DataLoader[Any]:
+    """Return a loader over all images of this rank, in order; batches are the data set's own."""
+    return ImageLoader(
         dataset,
         sampler=sampler,
         collate_fn=_collated,
-        generator=torch.Generator(),
+        generator=torch.Generator("cpu"),
+        worker_init_fn=outlive_signals,
         persistent_workers=common["num_workers"] > 0,
         **common,
     )

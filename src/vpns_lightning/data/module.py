@@ -1,50 +1,66 @@
-"""The data module of every data set: splits, caches, loaders and device transforms."""
+"""The data module of every data set: what is on disk, and which of it is used."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import socket
+from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from vpns_lightning.data import loaders
-from vpns_lightning.data.check import CheckReport, Counts, check_images, check_labels, check_options
-from vpns_lightning.data.images import stores
-from vpns_lightning.data.images.decode import Batch, ImageDataset, OnBadImage, Split
-from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
-from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform, stream_key
+from vpns_lightning.base.processes import say
+from vpns_lightning.data.check import (
+    CheckReport,
+    Counts,
+    all_remarks,
+    check_images,
+    check_labels,
+    check_limits,
+    check_options,
+)
+from vpns_lightning.data.feeding import Feeding, PartName
+from vpns_lightning.data.images import keeping
+from vpns_lightning.data.images.dataset import ImageDataset
+from vpns_lightning.data.images.decode import OnBadImage
+from vpns_lightning.data.images.looking import SAMPLE
 from vpns_lightning.data.layout import Layout, obtain, reading
+from vpns_lightning.data.split import Split
+from vpns_lightning.data.subsets import limited, stratified
 
-View: TypeAlias = tuple[Tensor, Tensor]
 SplitName: TypeAlias = Literal["train", "test"]
-PartName: TypeAlias = Literal["train", "validation", "test"]
+
+SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
-class ImageData(LightningDataModule, ABC):
+class ImageData(Feeding):
     """Images of one data set, square, in [0, 1], augmented on the device, not normalised.
 
-    A data set is a subclass with `num_classes`, `layout` and `read`, and `mirrored = False` where a
-    mirror image would be of another class.
+    A data set is a subclass with ``num_classes``, ``layout`` and ``read``, and ``mirrored = False``
+    where a mirror image would be of another class.
 
     Args:
-        root: Folder that holds the data set, its caches included.
+        root: Folder that holds the data set.
         input_size: Height and width in pixels of the images the network gets, before prompting.
         batch_size: Images in a batch of one rank.
-        num_workers: Loader processes; None takes 0 for cached images, else up to 8.
-        cache: `source` keeps decoded images at their own size (images of one size only) and
-            resizes on the device, `resized` keeps them at 9/8 of the input size for training and
-            at the input size for evaluation, `none` decodes in the workers. `auto` takes the first
-            that fits `cache_limit`; `source` only up to 64 px.
-        cache_limit: Largest cache in GiB that `auto` makes.
+        num_workers: Processes of each loader; None takes 0 for cached images, else its share of
+            the cores, at most 8.
+        cache: ``source`` keeps decoded images at their own size (images of one size only) and
+            resizes on the device, ``resized`` keeps them at 9/8 of the input size for training and
+            at the input size for evaluation, ``none`` decodes in the workers. ``auto`` takes the
+            first that fits ``cache_limit``; ``source`` only up to 64 px. Where only a part of
+            ``resized`` fits, it keeps the images that every epoch needs.
+        cache_limit: Largest cache in GiB that ``auto`` makes.
+        cache_dir: Where the folder ``.vpns_cache`` is made; None is the root.
         validation: Fraction of the training images, of each class alike, held out for validation.
+        limit_per_class: Training images of each class, before any are held out; the same ones for
+            every seed and machine, by the hash of their names. None for all.
+        limit_test_per_class: Test images of each class, chosen alike. None for all.
+        exif_rotation: Whether images are turned and mirrored as their EXIF data say.
         download: Download what is missing, where that is possible.
-        on_bad_image: `error` stops at an image that cannot be decoded, `skip` logs it and goes on
-            as long as at most 1 % are bad.
+        on_bad_image: ``error`` stops at an image that cannot be decoded, ``skip`` logs it and goes
+            on as long as at most 1 % are bad.
         seed: Seed of order, augmentation and the held-out part.
 
     Raises:
@@ -54,7 +70,6 @@ class ImageData(LightningDataModule, ABC):
     num_classes: int
     layout: ClassVar[Layout]
     counts: ClassVar[Counts | None] = None
-    mirrored: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -63,42 +78,48 @@ class ImageData(LightningDataModule, ABC):
         input_size: int = 224,
         batch_size: int = 256,
         num_workers: int | None = None,
-        cache: stores.CacheMode = "auto",
+        cache: keeping.CacheMode = "auto",
         cache_limit: float = 8.0,
+        cache_dir: str | None = None,
         validation: float = 0.0,
+        limit_per_class: int | None = None,
+        limit_test_per_class: int | None = None,
+        exif_rotation: bool = False,
         download: bool = True,
         on_bad_image: OnBadImage = "error",
         seed: int = 7,
     ) -> None:
-        super().__init__()
         check_options(input_size, batch_size, validation, num_workers)
+        check_limits(limit_per_class, limit_test_per_class)
+        super().__init__(
+            input_size=input_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            validation=validation,
+            seed=seed,
+        )
         self.name: str = type(self).__name__
         self.root = Path(root).expanduser()
-        self.input_size = input_size
-        self.batch_size = batch_size
-        self.num_workers = num_workers
         self.cache = cache
         self.cache_limit = cache_limit
-        self.validation = validation
+        self.cache_folder = Path(cache_dir or root).expanduser() / ".vpns_cache"
+        self.limit_per_class = limit_per_class
+        self.limit_test_per_class = limit_test_per_class
+        self.exif_rotation = exif_rotation
         self.download = download
         self.on_bad_image: OnBadImage = on_bad_image
-        self.seed = seed
-        self.train_transform = TrainTransform(input_size, flip=self.mirrored)
-        self.eval_transform = EvalTransform(input_size)
         self._splits: dict[SplitName, Split] = {}
-        self._stores: stores.Stores | None = None
-        self._stage = "fit"
-        self._unaugmented: tuple[str, ...] = ()
+        self._stores: keeping.Stores | None = None
 
     @abstractmethod
     def read(self, split: SplitName) -> Split:
         """Return files or pixels, labels and class names of one split.
 
-        What this raises about files becomes a `UserError` that says which folder to fill.
+        What this raises about files becomes a ``UserError`` that says which folder to fill.
         """
 
     def fetch(self) -> None:
-        """Download and extract the data set; called only if `layout` says that is possible."""
+        """Download and extract the data set; called only if ``layout`` says that is possible."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -106,160 +127,95 @@ class ImageData(LightningDataModule, ABC):
         return tuple(self.split("train").class_names)
 
     def split(self, name: SplitName) -> Split:
-        """Return one split, read and verified on first use.
+        """Return the images in use of one split, read and verified on first use.
 
         Raises:
             UserError: The data set is missing, incomplete or inconsistent.
         """
         if name not in self._splits:
-            with reading(self.name, self.root, self.layout):
-                split = self.read(name)
-            check_labels(self.name, name, split, self.num_classes)
-            self._splits[name] = split
+            limit = self.limit_per_class if name == "train" else self.limit_test_per_class
+            where = f"{self.name}, {name} split"
+            self._splits[name] = limited(self._whole(name), limit, where)
         return self._splits[name]
 
+    def _whole(self, name: SplitName) -> Split:
+        with reading(self.name, self.root, self.layout):
+            split = self.read(name)
+        check_labels(self.name, name, split, self.num_classes)
+        return replace(split, exif_rotation=self.exif_rotation)
+
     def check(self, sample: int = 64) -> CheckReport:
-        """Verify layout, counts, labels and files, and decode `sample` images of each split.
+        """Verify layout, counts, labels and files, and decode ``sample`` images of each split.
+
+        Limits are left aside: the data set is checked as it is on disk.
 
         Raises:
             UserError: Something is wrong; the message says what, where and what to do.
         """
-        splits = {"train": self.split("train"), "test": self.split("test")}
+        splits = {str(name): self._whole(name) for name in SPLITS}
         return check_images(self.name, self.root, splits, self.counts, sample)
 
     def prepare_data(self) -> None:
         """Download what is missing and decode the cache; Lightning calls it once per machine."""
         if self.download and self.layout.downloadable and self.layout.missing(self.root):
             obtain(self.fetch, self.name, self.root, self.layout)
-        self.setup()
+        if self._stores is None:
+            for name in SPLITS:
+                for line in all_remarks(self.name, name, self.split(name), SAMPLE):
+                    say(line)
+        self._open()
+
+    @property
+    def cache_files(self) -> list[Path]:
+        """The files that hold decoded images, once they are open."""
+        return [cache.path for cache in self._open().caches]
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the images, from the cache where there is one, the same for every `stage`."""
+        """Open the images, from the cache where there is one, the same for every ``stage``."""
+        if stage is not None:
+            self._share_fingerprints()
+        self._open()
+
+    def _open(self) -> keeping.Stores:
         if self._stores is None:
-            self._stores = stores.open_stores(
+            self._stores = keeping.open_stores(
                 self.name,
-                self.root / ".vpns_cache",
+                self.cache_folder,
                 self.split("train"),
                 self.split("test"),
-                stores.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
+                keeping.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
             )
+        return self._stores
+
+    def _share_fingerprints(self) -> None:
+        """Spare all ranks but one of each machine to ask about every file at every start.
+
+        That one has asked in ``prepare_data``.
+        """
+        if self.trainer is None or self.trainer.world_size == 1:
+            return
+        host = socket.gethostname()
+        known = {name: self.split(name).known_fingerprint for name in SPLITS}
+        told: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(told, (host, known))
+        for place, fingerprints in told:
+            for name, fingerprint in fingerprints.items():
+                if place == host and fingerprint and not self.split(name).known_fingerprint:
+                    self.split(name).tell_fingerprint(fingerprint)
 
     def dataset(self, part: PartName, *, augmented: bool = False) -> ImageDataset:
         """Return the uint8 images of one part.
 
         Args:
-            part: `train` is without what is held out for validation.
-            augmented: Whether the images are for `train_transform`, not `eval_transform`.
+            part: ``train`` is without what is held out for validation.
+            augmented: Whether the images are for ``train_transform``, not ``eval_transform``.
         """
-        self.setup()
-        assert self._stores is not None
+        opened = self._open()
         kind: SplitName = "test" if part == "test" else "train"
-        labels = torch.tensor(self.split(kind).labels)
-        rows = self._stores.good[kind]
+        labels = torch.tensor(self.split(kind).labels, device="cpu")
+        rows = opened.good[kind]
         if kind == "train":
-            held_out = stores.stratified(labels[rows], self.validation, self.seed)
+            held_out = stratified(labels[rows], self.validation, self.seed)
             rows = rows[held_out] if part == "validation" else rows[~held_out]
-        store = self._stores.augmented if augmented else self._stores.plain[kind]
+        store = opened.augmented if augmented else opened.plain[kind]
         return ImageDataset(store, labels, rows)
-
-    def train_dataloader(self) -> CombinedLoader:
-        """Return one loader for each stream of the running stage, each in an order of its own.
-
-        A stream is a view's name, or ``view:anything`` for the same view in another order.
-        A last, smaller batch is kept, unless it is one image: batch normalisation fails on that.
-        """
-        module = self.trainer.lightning_module if self.trainer else None
-        epoch, batches = loaders.resume_position(self.trainer)
-        self._stage = getattr(module, "stage", "fit")
-        self._unaugmented = tuple(getattr(module, "unaugmented", ()))
-        streams: dict[str, DataLoader[Batch]] = {}
-        world, rank = self._ranks()
-        views = getattr(module, "views", ("prompted",))
-        for stream in getattr(module, "streams", views):
-            dataset = self.dataset("train", augmented=_view(stream) not in self._unaugmented)
-            sampler = ViewSampler(
-                dataset,
-                stream,
-                stage=self._stage,
-                seed=self.seed,
-                num_replicas=world,
-                rank=rank,
-                epoch=epoch,
-                start=batches * self.batch_size,
-            )
-            streams[stream] = loaders.train_loader(dataset, sampler, **self._loader_options())
-        return CombinedLoader(streams, "min_size")
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Return a loader over the validation images, or the test images if none are held out."""
-        return self._loader("validation" if self.validation else "test")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Return a loader over the test images."""
-        return self._loader("test")
-
-    def whole_test_dataloader(self) -> DataLoader[Batch]:
-        """Return a loader over all test images for this process alone, however many there are.
-
-        Its batches hold uint8 images, to be passed through `eval_transform` on the device.
-        """
-        return self._loader("test", ranks=(1, 0))
-
-    def mapping_dataloader(self, *, augmented: bool = False) -> DataLoader[Batch]:
-        """Return a loader over the training images, in order; no two ranks see the same image.
-
-        Its batches hold uint8 images, for `mapping_transform` with the same `augmented`.
-        """
-        return self._loader("train", augmented=augmented)
-
-    def mapping_transform(self, images: Tensor, rows: Tensor, *, augmented: bool = False) -> Tensor:
-        """Return uint8 images as the mapping pass shows them, (N, 3, i, i) in [0, 1]."""
-        if augmented:
-            shown: Tensor = self.train_transform(images, rows, stream_key(self.seed, "mapping"))
-        else:
-            shown = self.eval_transform(images)
-        return shown
-
-    def on_after_batch_transfer(
-        self, batch: Batch | dict[str, Batch], dataloader_idx: int
-    ) -> View | dict[str, View]:
-        """Turn uint8 images into float32 images of shape (N, 3, i, i) in [0, 1], on the device.
-
-        Args:
-            batch: Images, labels and rows; while training, for each stream.
-            dataloader_idx: Unused.
-
-        Returns:
-            Images and labels; while training, for each stream.
-        """
-        if isinstance(batch, dict):
-            return {stream: self._transformed(stream, *part) for stream, part in batch.items()}
-        images, labels, _ = batch
-        return self.eval_transform(images), labels
-
-    def _transformed(self, stream: str, images: Tensor, labels: Tensor, rows: Tensor) -> View:
-        if _view(stream) in self._unaugmented:
-            return self.eval_transform(images), labels
-        key = stream_key(self.seed, self._stage, stream, loaders.running_epoch(self.trainer))
-        return self.train_transform(images, rows, key), labels
-
-    def _ranks(self) -> tuple[int, int]:
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    def _loader_options(self) -> loaders.Options:
-        self.setup()
-        assert self._stores is not None
-        decoding = self._stores.mode == "none"
-        return loaders.options(self.batch_size, self.num_workers, decoding, self.trainer)
-
-    def _loader(
-        self, part: PartName, ranks: tuple[int, int] | None = None, *, augmented: bool = False
-    ) -> DataLoader[Batch]:
-        dataset = self.dataset(part, augmented=augmented)
-        world, rank = ranks or self._ranks()
-        sampler = EvalSampler(dataset, num_replicas=world, rank=rank)
-        return loaders.eval_loader(dataset, sampler, **self._loader_options())
-
-
-def _view(stream: str) -> str:
-    return stream.partition(":")[0]

@@ -7,7 +7,9 @@ from typing import Any
 
 from vpns_lightning.base.files import write_text
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.network.backbones import classifier_names, head_of, skeleton
+from vpns_lightning.network.backbones import head_of
+from vpns_lightning.network.specification import TIMM, Specification, is_timm
+from vpns_lightning.runs.record import Accuracy, HandOff, RunRecord
 
 STORED = (
     "Zeros are stored and multiplied like any other weight: the file is not smaller and the "
@@ -31,8 +33,8 @@ def write_card(
     network: PromptedClassifier,
     *,
     config: Mapping[str, Any],
-    about: Mapping[str, Any],
-    result: Mapping[str, Any] | None,
+    about: HandOff,
+    result: RunRecord | None,
     compact: bool = False,
 ) -> Path:
     """Write the card of an exported file beside it, under its name with ``.md``; return its path.
@@ -46,9 +48,9 @@ def write_card(
         compact: The file leaves zeros out.
     """
     path = export.with_suffix(".md")
-    facts = _facts(network, config, about, result or {})
+    facts = _facts(network, config, about, result)
     facts["size"] = f"{export.stat().st_size:,} bytes"
-    load = _load(export, network, about["input_size"], compact=compact)
+    load = _load(export, network, about.input_size, compact=compact)
     limits = _limits(export, network, about, finished=result is not None, compact=compact)
     write_text(path, _card(export, network, about, facts, load, limits))
     return path
@@ -57,16 +59,16 @@ def write_card(
 def _card(
     export: Path,
     network: PromptedClassifier,
-    about: Mapping[str, Any],
+    about: HandOff,
     facts: Mapping[str, Any],
     load: Sequence[str],
     limits: Sequence[str],
 ) -> str:
-    title = f"# {export.name}: {network.backbone_name} on {about['dataset']}"
+    title = f"# {export.name}: {network.backbone_name} on {about.dataset}"
     lines = [title, "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "## Load", "", *load, ""]
-    lines += ["## Classes", "", ", ".join(map(str, about["class_names"])), "", "## Limits", ""]
+    lines += ["## Classes", "", ", ".join(map(str, about.class_names)), "", "## Limits", ""]
     lines += [f"- {limit}" for limit in limits]
     return "\n".join(lines) + "\n"
 
@@ -74,40 +76,32 @@ def _card(
 def _facts(
     network: PromptedClassifier,
     config: Mapping[str, Any],
-    about: Mapping[str, Any],
-    result: Mapping[str, Any],
+    about: HandOff,
+    result: RunRecord | None,
 ) -> dict[str, Any]:
     """Return the rows of the first table."""
-    accuracy = _accuracy(about, result)
+    last = about.stages.get(about.stage)
+    accuracy = result or (last.reached if last else Accuracy())
     asked = config.get("find", config.get("imported", {})).get("sparsity")
     prompt = "none" if network.prompt is None else type(network.prompt).__name__
-    versions = result.get("versions", {"vpns_lightning": about["version"]})
-    reached = {
-        "accuracy with the prompt": "test_accuracy",
-        "accuracy without": "test_accuracy_plain",
-    }
-    if network.prompt is None:
-        reached = {"accuracy": "test_accuracy"}
+    versions = (result and result.versions) or {"vpns_lightning": about.version}
+    command = result and result.command
+    with_prompt = "accuracy with the prompt" if network.prompt else "accuracy"
+    without = {"accuracy without": _number(accuracy.test_accuracy_plain)} if network.prompt else {}
     return {
-        "method": result.get("method", "not finished: after stage " + str(about["stage"])),
-        "data": f"{about['dataset']}, {network.num_classes} classes, {about['input_size']} px",
+        "method": result.method if result else f"not finished: after stage {about.stage}",
+        "data": f"{about.dataset}, {network.num_classes} classes, {about.input_size} px",
         "sparsity asked": _number(asked),
-        "sparsity measured": _number(about["sparsity"]),
-        **{name: _number(accuracy.get(key)) for name, key in reached.items()},
-        "test images": accuracy.get("test_images") or "not measured",
+        "sparsity measured": _number(about.sparsity),
+        with_prompt: _number(accuracy.test_accuracy),
+        **without,
+        "test images": accuracy.test_images or "not measured",
         "prompt": prompt,
-        "pretrained weights": about["weights"] or "none",
-        "seed": "not known" if about.get("seed") is None else about["seed"],
-        "command": f"`{result['command']}`" if result.get("command") else "not known",
+        "pretrained weights": about.weights or "none",
+        "seed": "not known" if about.seed is None else about.seed,
+        "command": f"`{command}`" if command else "not known",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
-
-
-def _accuracy(about: Mapping[str, Any], result: Mapping[str, Any]) -> Mapping[str, Any]:
-    if "test_accuracy" in result:
-        return result
-    found: Mapping[str, Any] = about["stages"].get(about["stage"], {}).get("accuracy", {})
-    return found
 
 
 def _number(value: float | None) -> str:
@@ -136,20 +130,19 @@ def _load(export: Path, network: PromptedClassifier, size: int, *, compact: bool
             "Packed: `docs/formats.md` of vpns_lightning shows how to unpack it, and "
             f"`network.weights: {export.name}` reads it.",
         ]
-    elif network.backbone_name in classifier_names():
-        extra = ", aux_logits=False" if network.backbone_name in _WITH_AUXILIARY else ""
+    elif network.specification is not None and network.specification.of_library:
         mean, std = (
             json.dumps([round(x, 6) for x in values.flatten().tolist()])
             for values in (network.mean, network.std)
         )
+        library, make = _construction(network.specification, network.num_classes)
         code = [
             "import torch",
             "from safetensors.torch import load_file",
-            "from torchvision.models import get_model",
+            library,
             "",
-            f'network = get_model("{network.backbone_name}", '
-            f"num_classes={network.num_classes}{extra}).eval()",
-            *_take_state(export.name, whole=fits_torchvision(network)),
+            f"network = {make}.eval()",
+            *_take_state(export.name, whole=fits_constructor(network)),
             f"mean, std = (torch.tensor(v).view(3, 1, 1) for v in ({mean}, {std}))",
             f"logits = network((images - mean) / std)  # {shown}",
         ]
@@ -174,12 +167,24 @@ def _take_state(file: str, *, whole: bool) -> list[str]:
 _WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-def fits_torchvision(network: PromptedClassifier) -> bool:
-    """Return whether the backbone has the shapes of torchvision's, so that its constructor does."""
-    name = network.backbone_name
-    if name not in classifier_names():
+def _construction(specification: Specification, num_classes: int) -> tuple[str, str]:
+    """Return an import, and the call of torchvision or timm that builds a backbone."""
+    name = specification.name.removeprefix(TIMM)
+    arguments = {"num_classes": num_classes, **specification.arguments}
+    if name in _WITH_AUXILIARY:
+        arguments["aux_logits"] = False
+    given = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
+    if is_timm(specification.name):
+        return "from timm import create_model", f"create_model({given})"
+    return "from torchvision.models import get_model", f"get_model({given})"
+
+
+def fits_constructor(network: PromptedClassifier) -> bool:
+    """Return whether the backbone has the shapes that the constructor of its library gives it."""
+    specification = network.specification
+    if specification is None or not specification.of_library:
         return False
-    plain = skeleton(name, network.num_classes).state_dict()
+    plain = specification.skeleton(network.num_classes).state_dict()
     own = network.backbone.state_dict()
     shapes = {key: value.shape for key, value in own.items() if not key.endswith(".mask")}
     head, _ = head_of(network.backbone)
@@ -193,7 +198,7 @@ def fits_torchvision(network: PromptedClassifier) -> bool:
 def _limits(
     export: Path,
     network: PromptedClassifier,
-    about: Mapping[str, Any],
+    about: HandOff,
     *,
     finished: bool,
     compact: bool,
@@ -208,7 +213,7 @@ def _limits(
             "The prompt is not in this file (it is in masks.safetensors of the run): the accuracy "
             f"without it counts{padded}.",
         )
-    if about.get("imported"):
+    if about.imported:
         limits.append(IMPORTED)
     if not finished:
         limits.append("The run was not finished when this was exported.")

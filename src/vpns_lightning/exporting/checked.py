@@ -25,7 +25,6 @@ from vpns_lightning.sparsity import (
 
 BATCHES = (1, 2, 5)
 TOLERANCE = 1e-4  # of the largest logit
-SIZE_WITHOUT_PROMPT = 224  # px
 _NOT_WRITTEN = "nothing was written: try another format and please report it with the config"
 
 
@@ -56,7 +55,7 @@ def export(
         network: A network without scores, its label mapping fitted; left as it is.
         path: The file to write or replace.
         input_size: Side i of the images, px. Where None: an ExpansivePrompt's ``image_size``, any
-            other prompt's ``canvas_size``, 224 without a prompt.
+            other prompt's ``canvas_size``; without a prompt what the backbone is built for, or 224.
         compact: Store the weights kept and a bit for every place; ``.safetensors`` only.
 
     Raises:
@@ -110,9 +109,7 @@ def _check_finished(network: PromptedClassifier) -> None:
 def _input_size_of(network: PromptedClassifier, input_size: int | None) -> int:
     prompt = network.prompt
     if input_size is None:
-        if prompt is None:
-            return SIZE_WITHOUT_PROMPT
-        return prompt.image_size if isinstance(prompt, ExpansivePrompt) else prompt.canvas_size
+        return prompt.image_size if isinstance(prompt, ExpansivePrompt) else network.input_side()
     if input_size < 1:
         raise UserError(f"input_size must be at least 1 px, got {input_size}")
     if prompt is not None:

@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.network.backbones import build_backbone, classifier_names
+from vpns_lightning.network.backbones import build_backbone
 from vpns_lightning.network.cuts import slice_layer
 from vpns_lightning.sparsity import pack, unpack
 
@@ -76,9 +76,11 @@ def write_safetensors(
     """
     state = {k: v.clone() for k, v in network.backbone.state_dict().items()}  # some may be shared
     plain = deepcopy(network.backbone)
-    if network.backbone_name in classifier_names():
+    spec = network.specification
+    # a plug-in may take no number of classes, and its head may be sliced
+    if spec is not None and spec.of_library:
         with torch.random.fork_rng(devices=[]):
-            plain = build_backbone(network.backbone_name, None, network.num_classes)
+            plain = build_backbone(spec, None, network.num_classes)
         for name, cut in network.cuts.layers().items():
             slice_layer(plain, name, cut)
     for name, value in plain.state_dict().items():

@@ -21,7 +21,7 @@ def stage_epochs(config: Mapping[str, Any]) -> dict[str, int]:
         "warmup": config["warmup"]["epochs"],
         "find": pruner.epochs(find["epochs"], find["sparsity"]) if pruner else 0,
         "tune": config["tune"]["epochs"],
-        "prompt": config["prompt"]["epochs"],
+        "prompt_tuning": config["prompt_tuning"]["epochs"],
     }
     return {stage: count for stage, count in epochs.items() if count or stage in {"find", "tune"}}
 
@@ -42,11 +42,20 @@ def gradient_steps(config: Mapping[str, Any]) -> int | None:
 
 
 def training_images(data: Mapping[str, Any]) -> int | None:
-    """Return how many images a data set trains on: as published, or as its folder holds."""
+    """Return how many images a data set trains on: as published, or as its folder holds.
+
+    Under ``limit_per_class`` at most: published counts do not say how many a class has.
+    """
     arguments = data.get("init_args", {})
     cls = _named(data["class_path"])
     assert issubclass(cls, ImageData)
-    total = cls.counts.train if cls.counts else _files(Path(arguments["root"]) / "train")
+    limit = arguments.get("limit_per_class")
+    if cls.counts:
+        total: int | None = cls.counts.train
+        if limit is not None:
+            total = min(cls.counts.train, limit * cls.num_classes)
+    else:
+        total = _files(Path(arguments["root"]) / "train", limit)
     return None if total is None else round(total * (1 - arguments.get("validation", 0)))
 
 
@@ -63,10 +72,15 @@ def _batches(images: int, config: Mapping[str, Any]) -> int:
 
 
 @cache
-def _files(folder: Path) -> int | None:
+def _files(folder: Path, limit: int | None = None) -> int | None:
+    """Return the images in a folder of class folders, at most ``limit`` of each."""
     if not folder.expanduser().is_dir():
         return None
-    return sum(path.suffix.lower() in _IMAGES for path in folder.expanduser().rglob("*"))
+    counts = [
+        sum(path.suffix.lower() in _IMAGES for path in class_folder.rglob("*"))
+        for class_folder in folder.expanduser().iterdir()
+    ]
+    return sum(count if limit is None else min(count, limit) for count in counts)
 
 
 def _steps_a_batch(pruner: Pruner | None) -> int:

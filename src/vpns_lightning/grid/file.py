@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.base.seeds import check_seed
 from vpns_lightning.sparsity import check_sparsity
-from vpns_lightning.stages import check_seed
 
 KEYS = (
     *("name", "about", "runs", "base", "data", "backbones", "methods"),

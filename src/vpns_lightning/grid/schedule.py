@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import lock, write_text
@@ -16,6 +16,7 @@ from vpns_lightning.grid.cells import Cell
 from vpns_lightning.grid.engines.base import Engine, Job
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.grid_cell import environment
+from vpns_lightning.runs.record import GridRecord
 
 State: TypeAlias = Literal["waiting", "running", "done", "failed", "stopped"]
 LOG = "grid.log"
@@ -175,11 +176,12 @@ class GridRun:
     def _start(self, each: Progress) -> None:
         cell = each.cell
         shared = self.runs / SHARED / cell.warmup_key if cell.warmup_key else None
-        facts: dict[str, Any] = {"name": cell.grid, "cell": cell.name, "method": cell.method}
-        facts |= {"axes": dict(cell.axes)} if cell.axes else {}
+        record = GridRecord(
+            name=cell.grid, cell=cell.name, method=cell.method, axes=dict(cell.axes) or None
+        )
         each.state, each.started, each.attempts = "running", time.monotonic(), each.attempts + 1
         command = [*self.command, *cell.arguments]
-        self.engine.start(Job(cell.name, command, each.log, environment(facts, shared)))
+        self.engine.start(Job(cell.name, command, each.log, environment(record, shared)))
 
     def _ended(self, job: Job, status: int) -> None:
         each = next(p for p in self.of("running") if p.cell.name == job.name)

@@ -96,8 +96,9 @@ def line(grid: GridRun, each: Progress) -> str:
         again = f" (attempt {each.attempts}): the last one: {each.reason}"
         text = f"started {name}" + (again if each.attempts > 1 else "")
     elif state == "done":
-        result = each.run.read_result() or {}
-        text = f"done {name}: test accuracy {result['test_accuracy']:.4f}, {each.seconds:.0f} s"
+        result = each.run.read_result()
+        accuracy = "unknown" if result is None else f"{result.accuracy:.4f}"
+        text = f"done {name}: test accuracy {accuracy}, {each.seconds:.0f} s"
     else:
         text = f"{'will try again' if state == 'waiting' else state} {name}: {each.reason}"
     return f"[{headline(grid)}] {text}"
@@ -148,9 +149,9 @@ def print_report(console: Console, grid: GridRun) -> None:
 
 
 def _reused(each: Progress) -> bool:
-    result = each.run.read_result() or {}
-    stages = result.get("stages") or {}
-    return "reused_from" in (stages.get("warmup") or {})
+    result = each.run.read_result()
+    warmup = result and result.stages.get("warmup")
+    return bool(warmup and warmup.reused_from)
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,6 @@
 """The network: prompt, normalisation, masked backbone and label mapping in one module."""
 
-from vpns_lightning.network.backbones import build_backbone, classifier_names, head_of, num_outputs
+from vpns_lightning.network.backbones import build_backbone, head_of, num_outputs
 from vpns_lightning.network.channel_graph import ChannelGroup
 from vpns_lightning.network.channels import cut, find_groups
 from vpns_lightning.network.classifier import PromptedClassifier
@@ -22,6 +22,7 @@ from vpns_lightning.network.prompts import (
     PadPrompt,
     RandomPrompt,
 )
+from vpns_lightning.network.specification import Specification, classifier_names, specify
 
 __all__ = [
     "ChannelGroup",
@@ -39,6 +40,7 @@ __all__ = [
     "PromptedClassifier",
     "RandomMapping",
     "RandomPrompt",
+    "Specification",
     "build_backbone",
     "classifier_names",
     "cut",
@@ -47,4 +49,5 @@ __all__ = [
     "head_of",
     "num_outputs",
     "pad_to_canvas",
+    "specify",
 ]

@@ -5,7 +5,7 @@ that. Unstructured zeros are not skipped by any runtime, so effective MACs are a
 Channels that were cut are not there at all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from vpns_lightning.network.backbones import head_of
 from vpns_lightning.network.classifier import PromptedClassifier
 from vpns_lightning.sparsity import (
     SparsityReport,
+    can_be_called,
     get_gates,
     get_masks,
     masked_layers,
@@ -100,14 +101,15 @@ def network_report(network: PromptedClassifier) -> SparsityReport:
 
 
 def layer_macs(network: PromptedClassifier, input_size: int) -> dict[str, int]:
-    """Return the MACs of one image in every convolution and linear layer of the backbone."""
+    """Return the MACs of one image in every convolution and linear layer of the backbone.
+
+    The projections of attention are layers too, masked or not; its products are not.
+    """
     macs: dict[str, int] = {}
 
-    def count(name: str, module: nn.Module, output: Tensor) -> None:
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        outputs = output.numel() // output.shape[0]
-        macs[name] = macs.get(name, 0) + outputs * weight[0].numel()
+    def count(name: str, weight: Tensor, output: Tensor) -> None:
+        # one image was shown, so whatever stands first, windows or tokens, is of that image
+        macs[name] = macs.get(name, 0) + output.numel() * weight[0].numel()
 
     was_training = network.training
     network.eval()
@@ -118,14 +120,24 @@ def layer_macs(network: PromptedClassifier, input_size: int) -> dict[str, int]:
 
 
 @contextmanager
-def _hooked(backbone: nn.Module, count: Any) -> Iterator[None]:  # a callable of three
-    def hook(name: str) -> Any:
-        return lambda module, _, output: count(name, module, output)
+def _hooked(backbone: nn.Module, count: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call ``count`` with a layer's name, weight and output whenever one has run."""
+
+    def layer(name: str) -> Any:
+        return lambda module, _, output: count(name, module.weight, output)
+
+    def attention(name: str) -> Any:
+        def of_both(module: nn.MultiheadAttention, _: object, outputs: tuple[Tensor, ...]) -> None:
+            count(f"{name}.out_proj", module.out_proj.weight, outputs[0])
+            for third in module.in_proj_weight.chunk(3):
+                count(f"{name}.in_proj", third, outputs[0])
+
+        return of_both
 
     handles = [
-        module.register_forward_hook(hook(name))
+        module.register_forward_hook(attention(name) if can_be_called(module) else layer(name))
         for name, module in backbone.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, nn.Conv2d | nn.Linear) or can_be_called(module)
     ]
     try:
         yield

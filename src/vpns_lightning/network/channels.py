@@ -18,8 +18,6 @@ from vpns_lightning.network.channel_graph import (
 from vpns_lightning.network.classifier import PromptedClassifier
 from vpns_lightning.sparsity import mask_layers, masked_layers, unmask_layers
 
-SIZE_WITHOUT_PROMPT = 224  # px
-
 
 def find_groups(
     network: PromptedClassifier, input_size: int | None = None
@@ -120,9 +118,7 @@ def _modes(module: nn.Module) -> dict[str, bool]:
 
 
 def _size(network: PromptedClassifier, input_size: int | None) -> int:
-    if input_size is not None:
-        return input_size
-    return SIZE_WITHOUT_PROMPT if network.prompt is None else network.prompt.canvas_size
+    return network.input_side() if input_size is None else input_size
 
 
 def _backbone_without_masks(backbone: nn.Module) -> nn.Module:

@@ -8,24 +8,33 @@ import torch
 from torch import Tensor, nn
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.network.backbones import build_backbone, head_of, num_outputs
+from vpns_lightning.network.backbones import (
+    build_backbone,
+    head_of,
+    num_outputs,
+    take_weights,
+)
 from vpns_lightning.network.cuts import Cuts, stored_cuts
 from vpns_lightning.network.mappings import FrequencyMapping, LabelMapping, LinearHead
 from vpns_lightning.network.prompt import Prompt, pad_to_canvas
-from vpns_lightning.network.reach import leave_bypassed_layers_dense
+from vpns_lightning.network.reach import dense_weights, leave_bypassed_layers_dense, own_side
+from vpns_lightning.network.specification import Backbone, specify
 from vpns_lightning.sparsity import mask_layers, masked_layers, replace_module
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+DEFAULT_SIDE = 224  # px
 
 
 class PromptedClassifier(nn.Module):
     """Images in [0, 1] to logits of the target classes, through a prompt and a masked backbone.
 
     Args:
-        backbone: A torchvision classifier by name, or a module that maps (N, 3, S, S) to logits.
+        backbone: A classifier of torchvision (``resnet18``) or timm (``timm/resnet18``), a class or
+            function of a plug-in (``nets.ResNet20``); with arguments ``{class_path: name,
+            init_args: {...}}``. In Python also a module that maps (N, 3, S, S) to logits.
         num_classes: Target classes C.
-        weights: torchvision weights name, a local file (safetensors or state dict), or None.
+        weights: Name of pretrained weights, a file or a run folder of any usual wrapping, or None.
         source_classes: Classes of the head where ``weights`` is None; num_classes where None.
         prompt: The visual prompt, or None for a network without one.
         mapping: From source to target classes; FrequencyMapping where None.
@@ -48,7 +57,7 @@ class PromptedClassifier(nn.Module):
 
     def __init__(
         self,
-        backbone: str | nn.Module,
+        backbone: Backbone,
         num_classes: int,
         *,
         weights: str | None = None,
@@ -66,29 +75,37 @@ class PromptedClassifier(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise UserError(f"num_classes must be at least 1, got {num_classes}")
-        self.backbone_name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        spec = None if isinstance(backbone, nn.Module) else specify(backbone)
+        self.specification = spec
+        self.backbone_name = type(backbone).__name__ if spec is None else str(spec)
         self.weights_name = weights
         self.num_classes = num_classes
         self.pad_plain = pad_plain
         self.channels_last = channels_last
         self.compiled = compile
         self.prompt = prompt
-        if isinstance(backbone, str):
-            backbone = build_backbone(backbone, weights, source_classes or num_classes)
+        mapping = mapping or FrequencyMapping()
+        keeps_head = not isinstance(mapping, LinearHead)
+        if not isinstance(backbone, nn.Module):
+            assert spec is not None
+            classes = source_classes or num_classes
+            backbone = build_backbone(spec, weights, classes, keeps_head=keeps_head)
+        elif weights is not None:
+            take_weights(backbone, weights, keeps_head=keeps_head)
         if drop_conv_bias:
             _drop_conv_biases(backbone)
         self.backbone = backbone
         self.cuts = Cuts()
-        self.mapping = mapping or FrequencyMapping()
+        self.mapping = mapping
         _, head = head_of(backbone)
         self.source_classes = num_outputs(head)
         self.mapping.prepare(self.source_classes, num_classes)
-        if isinstance(self.mapping, LinearHead):
+        if not keeps_head:
             self._replace_head(num_classes)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
         mask_layers(self.backbone, exclude=exclude)
-        leave_bypassed_layers_dense(self.backbone, 224 if prompt is None else prompt.canvas_size)
+        leave_bypassed_layers_dense(self.backbone, self.input_side())
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -121,6 +138,19 @@ class PromptedClassifier(nn.Module):
     def has_prompt(self) -> bool:
         """Whether the network has a visual prompt."""
         return self.prompt is not None
+
+    def input_side(self) -> int:
+        """Return the side of what the backbone is shown, px.
+
+        The prompt's canvas; without a prompt the size a transformer is built for, or else 224.
+        """
+        if self.prompt is not None:
+            return self.prompt.canvas_size
+        return own_side(self.backbone) or DEFAULT_SIDE
+
+    def dense_weights(self) -> dict[str, int]:
+        """Return name and size of the backbone's weights that no mask reaches; no biases."""
+        return dense_weights(self.backbone)
 
     def prunable(self) -> dict[str, nn.Parameter]:
         """Return layer name to weight of every layer that carries a mask."""

@@ -1,4 +1,4 @@
-"""Which masked layers a network really calls; a mask on any other would be ignored."""
+"""Which weights of a network masks reach: what is called as a layer; all else stays dense."""
 
 import warnings
 
@@ -7,6 +7,8 @@ from torch import nn
 from torch.func import functional_call
 
 from vpns_lightning.sparsity import masked_layers, replace_module, unmask_layers
+
+MASKED_PARTS = ("weight", "scores")
 
 
 def leave_bypassed_layers_dense(backbone: nn.Module, size: int) -> None:
@@ -54,3 +56,25 @@ def _bypassed(backbone: nn.Module, size: int) -> list[str]:
         for handle in handles:
             handle.remove()
     return [name for name, layer in layers.items() if layer not in called]
+
+
+def dense_weights(backbone: nn.Module) -> dict[str, int]:
+    """Return name and number of values of all weights that carry no mask.
+
+    Weights have two dimensions or more: biases and factors of normalisations never carry one.
+    """
+    masked = {f"{name}.{part}" for name, _ in masked_layers(backbone) for part in MASKED_PARTS}
+    return {
+        name: parameter.numel()
+        for name, parameter in backbone.named_parameters()
+        if parameter.dim() > 1 and name not in masked
+    }
+
+
+def own_side(backbone: nn.Module) -> int | None:
+    """Return the side in px of the only images that a backbone takes; None where it takes many."""
+    side = getattr(backbone, "image_size", None)  # of torchvision's vision transformers
+    if isinstance(side, int):
+        return side
+    sides = getattr(getattr(backbone, "patch_embed", None), "img_size", None)  # of timm's
+    return int(sides[0]) if isinstance(sides, tuple) and sides else None

@@ -1,17 +1,18 @@
 """What a pruner is: six hooks, one of them abstract."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.sparsity import get_masks, masked_layers, sparsity_report
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
 BuildOptimizer: TypeAlias = Callable[[Iterable[Any]], Optimizer]
 
 
@@ -83,6 +84,9 @@ class Pruner(nn.Module, ABC):
         image_size: Side of the data's images before prompting, px; the stage sets it before
             :meth:`attach`. None where there is no stage.
         run_seed: Seed of the run; the stage sets it before :meth:`attach`.
+        levels: Layer name to its own sparsity, for layers that have one; the stage sets it before
+            anything else. The sparsity that hooks are given is that of all other layers together.
+        takes_levels: It heeds ``levels``.
         shuffles: Names of the independent orders in which an iteration draws batches of each view;
             ``step`` is called on each in turn. One, without a name, for most.
         trains_weights: Finding trains the weights themselves, so its optimiser is by default that
@@ -96,6 +100,8 @@ class Pruner(nn.Module, ABC):
     finish_passes: int = 0
     image_size: int | None = None
     run_seed: int = 7
+    levels: Mapping[str, float] = MappingProxyType({})
+    takes_levels: bool = False
 
     @property
     def done(self) -> bool:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, StageLike, parameter_groups
+from vpns_lightning.pruners.base import BuildOptimizer, StageLike, parameter_groups
 from vpns_lightning.pruners.learned_scores import LearnedScores, scaled_init
 from vpns_lightning.sparsity import Scope, masked_layers
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, StageLike, keep_everything
+from vpns_lightning.pruners.base import StageLike, keep_everything
 from vpns_lightning.pruners.collected import Collected, chunks_of, gathered
 from vpns_lightning.pruners.saliency import Saliency
 from vpns_lightning.pruners.scoring import BNMode, scoring

@@ -1,9 +1,9 @@
 """Gradual magnitude pruning (Zhu & Gupta, 2017, https://arxiv.org/abs/1710.01878)."""
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import (
-    Batch,
     Pruner,
     StageLike,
     keep_everything,
@@ -11,7 +11,14 @@ from vpns_lightning.pruners.base import (
     thaw,
 )
 from vpns_lightning.pruners.intervals import interval_of
-from vpns_lightning.sparsity import get_masks, masked_layers, prune_count, select, set_masks
+from vpns_lightning.sparsity import (
+    get_masks,
+    masked_layers,
+    prune_count,
+    ranked_together,
+    select,
+    set_masks,
+)
 
 
 class GradualMagnitude(Pruner):
@@ -31,6 +38,7 @@ class GradualMagnitude(Pruner):
     """
 
     trains_weights = True
+    takes_levels = True
 
     def __init__(self, *, ramp: float = 0.75, every: int = 100) -> None:
         super().__init__()
@@ -64,8 +72,11 @@ class GradualMagnitude(Pruner):
             iterations: Iterations done.
             total: Iterations of the finding stage.
         """
+        return self.sparsity * self._risen(iterations, total)
+
+    def _risen(self, iterations: int, total: int) -> float:
         left = max(0.0, 1 - iterations / max(self.ramp * total, 1))
-        return self.sparsity * (1 - left**3)
+        return 1 - left**3
 
     def step(self, stage: StageLike, view: str, batch: Batch) -> None:
         """Take one optimiser step; every few iterations, remove what the ramp says."""
@@ -74,26 +85,33 @@ class GradualMagnitude(Pruner):
         idle = "nothing would be removed before the ramp ends"
         every = interval_of(stage, self.every, self.ramp * total, idle)
         if (before + 1) % every == 0:
-            _remove_smallest(stage.network, self.sparsity_after(before + 1, total))
+            self._remove(stage.network, self.sparsity, self._risen(before + 1, total))
 
     def finish(self, network: PromptedClassifier, sparsity: float) -> None:
         """Remove the little that is left to remove; keep the trained weights."""
-        _remove_smallest(network, sparsity)
+        self._remove(network, sparsity, 1.0)
         thaw(network)
         self._attached = False
+
+    def _remove(self, network: PromptedClassifier, sparsity: float, risen: float) -> None:
+        """Remove weights until a fraction of the final sparsity is reached, of every layer's."""
+        names = get_masks(network.backbone)
+        for group, level in ranked_together(names, sparsity, levels=self.levels):
+            _remove_smallest(network, group, level * risen)
 
     def method(self, *, prompted: bool) -> str:
         """Return "GMP", or "VPNs w. GMP" with a prompt."""
         return "VPNs w. GMP" if prompted else "GMP"
 
 
-def _remove_smallest(network: PromptedClassifier, sparsity: float) -> None:
-    """Remove the smallest remaining weights until ``sparsity`` is reached, if it is not yet."""
-    alive = get_masks(network.backbone)
+def _remove_smallest(network: PromptedClassifier, names: list[str], sparsity: float) -> None:
+    """Remove the smallest remaining weights of some layers until ``sparsity`` is reached there."""
+    masks = get_masks(network.backbone)
+    alive = {name: masks[name] for name in names}
     total = sum(mask.numel() for mask in alive.values())
     removed = total - sum(int(mask.sum()) for mask in alive.values())
     if prune_count(total, sparsity) <= removed:
         return
-    layers = masked_layers(network.backbone)
-    scores = {name: layer.weight.detach().abs() for name, layer in layers}
-    set_masks(network.backbone, select(scores, sparsity, alive=alive))
+    layers = dict(masked_layers(network.backbone))
+    scores = {name: layers[name].weight.detach().abs() for name in names}
+    set_masks(network.backbone, masks | select(scores, sparsity, alive=alive))

@@ -7,13 +7,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, StageLike
+from vpns_lightning.pruners.base import StageLike
 from vpns_lightning.pruners.data_saliency import DataSaliency
-from vpns_lightning.pruners.scoring import BNMode
+from vpns_lightning.pruners.scoring import BNMode, twice_differentiable
 from vpns_lightning.sparsity import Scope, TieRule, masked_layers
 
 DOUBLE_BACKWARD = 3  # forward-backward passes that one Hessian-gradient product is counted as
@@ -75,8 +75,7 @@ class GraSP(DataSaliency):
 
     def score_held(self, stage: StageLike) -> None:
         """Write ``weight * Hg`` of all collected images, from the same chunks as ``g``."""
-        # attention's fused kernels have no second derivative
-        with sdpa_kernel(SDPBackend.MATH), self._reinitialised(stage.network):
+        with twice_differentiable(), self._reinitialised(stage.network):
             super().score_held(stage)
             gradient = list(self.scores(stage.network).values())
             self.sums.copy_(self.over_chunks(stage, partial(self._product, gradient)))

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.pruners.base import Pruner, StageLike, require_prunable, thaw
 from vpns_lightning.sparsity import (
     MaskedLayer,
     Scope,
@@ -17,6 +18,7 @@ from vpns_lightning.sparsity import (
     keep_highest,
     masked_layers,
     prune_count,
+    ranked_together,
     select,
     set_masks,
 )
@@ -52,9 +54,11 @@ class LearnedScores(Pruner):
             strictly above the threshold, as the released code does.
 
     Attributes:
-        threshold: 0-d float32 buffer: the highest removed ``|score|`` (global scope).
+        threshold: 0-d float32 buffer: the highest removed ``|score|`` of the layers that are
+            ranked together (global scope).
     """
 
+    takes_levels = True
     threshold: Tensor
 
     def __init__(self, *, scope: Scope = "global", tie_rule: TieRule = "exact") -> None:
@@ -99,20 +103,21 @@ class LearnedScores(Pruner):
 
     def refresh(self, network: PromptedClassifier) -> None:
         """Write the masks that the present scores give."""
-        for layers in self._groups(network):
+        for place, (layers, level) in enumerate(self._groups(network)):
             scores = [layer.scores for layer in layers if layer.scores is not None]
-            n_prune = prune_count(sum(s.numel() for s in scores), self.sparsity)
+            n_prune = prune_count(sum(s.numel() for s in scores), level)
             masks = [layer.mask for layer in layers]
             threshold = keep_highest(scores, n_prune, masks, absolute=True, tie_rule=self.tie_rule)
-            if self.scope == "global":
+            if self.scope == "global" and place == 0:
                 self.threshold.copy_(threshold)
 
-    def _groups(self, network: PromptedClassifier) -> Iterator[list[MaskedLayer]]:
-        layers = [layer for _, layer in masked_layers(network.backbone)]
-        if self.scope == "global":
-            yield layers
-        else:
-            yield from ([layer] for layer in layers)
+    def _groups(self, network: PromptedClassifier) -> Iterator[tuple[list[MaskedLayer], float]]:
+        """Yield layers that are ranked together and their sparsity, those without a level first."""
+        layers = dict(masked_layers(network.backbone))
+        for names, level in ranked_together(
+            layers, self.sparsity, scope=self.scope, levels=self.levels
+        ):
+            yield [layers[name] for name in names], level
 
     def finish(self, network: PromptedClassifier, sparsity: float) -> None:
         """Freeze the masks of the final scores, drop the scores, thaw the weights.
@@ -126,6 +131,8 @@ class LearnedScores(Pruner):
             if layer.scores is not None
         }
         if scores:
-            masks = select(scores, sparsity, scope=self.scope, tie_rule=self.tie_rule)
+            masks = select(
+                scores, sparsity, scope=self.scope, tie_rule=self.tie_rule, levels=self.levels
+            )
             set_masks(network.backbone, masks)
         thaw(network)

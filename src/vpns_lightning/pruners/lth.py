@@ -1,6 +1,7 @@
 """LTH: iterative magnitude pruning with rewinding (https://arxiv.org/abs/1803.03635)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from vpns_lightning.sparsity import (
     get_masks,
     masked_layers,
     prune_count,
+    ranked_together,
     select,
     set_masks,
 )
@@ -45,6 +47,7 @@ class LTH(Pruner):
     """
 
     trains_weights = True
+    takes_levels = True
     rounds_done: Tensor
 
     def __init__(
@@ -72,15 +75,19 @@ class LTH(Pruner):
         self.start = _Snapshot()
         self.register_buffer("rounds_done", torch.zeros((), dtype=torch.int64))
 
-    def rounds(self, sparsity: float) -> int:
+    def rounds(self, sparsity: float, snap: Snap | None = None) -> int:
         """Return how many times weights are removed: ``log(density) / log(0.8)``, snapped.
+
+        Args:
+            sparsity: To be reached.
+            snap: In place of the pruner's own.
 
         Raises:
             UserError: The nearest density is that of the dense network, though a sparsity is asked.
         """
         # rounding first: log(.64) / log(.8) is a hair above 2
         exact = round(math.log1p(-sparsity) / math.log1p(-self.fraction), 6)
-        rounds = math.ceil(exact) if self.snap == "clip" else round(exact)
+        rounds = math.ceil(exact) if (snap or self.snap) == "clip" else round(exact)
         if sparsity > 0 and rounds == 0:
             raise UserError(
                 f"sparsity {sparsity} is nearer to none than to one round of {self.fraction:g}: "
@@ -88,9 +95,14 @@ class LTH(Pruner):
             )
         return rounds
 
+    def all_rounds(self, sparsity: float) -> int:
+        """Return the rounds until every layer is done; those with a level end exactly at it."""
+        own = [self.rounds(level, "clip") for level in self.levels.values()]
+        return max([self.rounds(sparsity), *own])
+
     def epochs(self, requested: int, sparsity: float = 0.0) -> int:
         """Return rounds times epochs of a round."""
-        return self.rounds(sparsity) * self.period(requested, sparsity)
+        return self.all_rounds(sparsity) * self.period(requested, sparsity)
 
     def period(self, requested: int, sparsity: float = 0.0) -> int:
         """Return the epochs of one round."""
@@ -124,25 +136,38 @@ class LTH(Pruner):
             UserError: A weight is NaN or infinite; the layer is named.
         """
         layers = self._ranked(network)
+        for names, level in ranked_together(layers, self.sparsity, levels=self.levels):
+            snap: Snap = "clip" if names[0] in self.levels else self.snap
+            if int(self.rounds_done) < self.rounds(level, snap):
+                self._prune(network, {name: layers[name] for name in names}, level, snap)
+        self.start.restore(network, prompt=not self.carry_prompt)
+        self.rounds_done += 1
+
+    def _prune(
+        self,
+        network: PromptedClassifier,
+        layers: Mapping[str, MaskedLayer],
+        sparsity: float,
+        snap: Snap,
+    ) -> None:
+        """Remove the smallest of the remaining weights of some layers, as one round does."""
         alive = {name: layer.mask for name, layer in layers.items()}
         scores = {name: layer.weight.detach().abs() for name, layer in layers.items()}
         total = sum(mask.numel() for mask in alive.values())
         kept = sum(int(mask.sum()) for mask in alive.values())
         n_prune = total - kept + round(self.fraction * kept)
-        if self.snap == "clip":
+        if snap == "clip":
             # the last round goes all the way; rounding takes no earlier one past it
-            asked = prune_count(total, self.sparsity)
-            last = int(self.rounds_done) + 1 == self.rounds(self.sparsity)
+            asked = prune_count(total, sparsity)
+            last = int(self.rounds_done) + 1 == self.rounds(sparsity, snap)
             n_prune = asked if last else min(n_prune, asked)
         chosen = select(scores, n_prune / total, alive=alive)
         set_masks(network.backbone, {**get_masks(network.backbone), **chosen})
-        self.start.restore(network, prompt=not self.carry_prompt)
-        self.rounds_done += 1
 
     def finish(self, network: PromptedClassifier, sparsity: float) -> None:
         """Take the rounds that no epoch was there for, and leave the rewound network."""
         self.attach(network, sparsity)
-        while int(self.rounds_done) < self.rounds(sparsity):
+        while int(self.rounds_done) < self.all_rounds(sparsity):
             self.end_round(network)
         self.start.drop()
         thaw(network)
@@ -151,7 +176,8 @@ class LTH(Pruner):
         layers = dict(masked_layers(network.backbone))
         if self.conv_only_skip_stem:
             convolutions = [n for n, layer in layers.items() if isinstance(layer, MaskedConv2d)]
-            layers = {name: layers[name] for name in convolutions[1:]}
+            names = [n for n in layers if n in convolutions[1:] or n in self.levels]
+            layers = {name: layers[name] for name in names}
             if not layers:
                 raise UserError(
                     "conv_only_skip_stem leaves no layer to prune: the backbone has "

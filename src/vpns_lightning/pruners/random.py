@@ -61,31 +61,34 @@ class Random(Saliency):
         """
         if self.layout == "global":
             return super().masks(network, sparsity)
-        shapes = {name: weight.shape for name, weight in network.prunable().items()}
-        total = sum(shape.numel() for shape in shapes.values())
+        sizes = {name: weight.numel() for name, weight in network.prunable().items()}
+        counts = {n: sizes[n] - prune_count(sizes[n], level) for n, level in self.levels.items()}
+        free = [name for name in sizes if name not in counts]
+        total = sum(sizes[name] for name in free)
         n_keep = total - prune_count(total, sparsity)
-        fractions = self.fractions(network, n_keep)
-        budgets = apportion([fractions[n] * s.numel() for n, s in shapes.items()], n_keep)
-        counts = dict(zip(shapes, budgets.tolist(), strict=True))
+        fractions = self.fractions(network, n_keep) if free else {}
+        budgets = apportion([fractions[name] * sizes[name] for name in free], n_keep)
+        counts |= dict(zip(free, budgets.tolist(), strict=True))
         return anywhere(counts, network, self._seed())
 
     def _seed(self) -> int:
         return self.run_seed if self.seed is None else self.seed
 
     def fractions(self, network: PromptedClassifier, n_keep: int) -> dict[str, float]:
-        """Return layer name to the fraction kept, of ``n_keep`` weights in all.
+        """Return layer name to the fraction kept, of ``n_keep`` in all layers without a level.
 
         Raises:
             UserError: What the layout keeps dense is more than may be kept at all.
         """
-        shapes = {name: tuple(weight.shape) for name, weight in network.prunable().items()}
+        weights = network.prunable()
+        shapes = {n: tuple(weight.shape) for n, weight in weights.items() if n not in self.levels}
         share = n_keep / sum(_size(shape) for shape in shapes.values())
         head, _ = head_of(network.backbone)
         fixed: dict[str, float] = {}
         if self.layout == "erk_plus":
             fixed = {head: 1.0}
         elif self.layout == "uniform_plus":
-            fixed = {next(iter(shapes)): 1.0, head: max(share, LEAST_HEAD)}
+            fixed = {next(iter(weights)): 1.0, head: max(share, LEAST_HEAD)}
         if share == 1:
             fixed = {}
         fixed = {name: fraction for name, fraction in fixed.items() if name in shapes}

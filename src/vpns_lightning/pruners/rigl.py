@@ -6,12 +6,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, Pruner, StageLike, require_prunable, thaw
+from vpns_lightning.pruners.base import Pruner, StageLike, require_prunable, thaw
 from vpns_lightning.pruners.budgets import erdos_renyi_kernel
 from vpns_lightning.pruners.intervals import interval_of
-from vpns_lightning.sparsity import MaskedLayer, keep_highest, masked_layers, prune_count
+from vpns_lightning.sparsity import (
+    MaskedLayer,
+    keep_highest,
+    masked_layers,
+    prune_count,
+    ranked_together,
+)
 
 
 class RigL(Pruner):
@@ -38,6 +45,7 @@ class RigL(Pruner):
     """
 
     trains_weights = True
+    takes_levels = True
 
     def __init__(self, *, every: int = 100, fraction: float = 0.3, until: float = 0.75) -> None:
         super().__init__()
@@ -64,13 +72,15 @@ class RigL(Pruner):
         if self._attached:
             return
         thaw(network)
-        layers = [layer for _, layer in masked_layers(network.backbone)]
-        sizes = [layer.weight.numel() for layer in layers]
-        n_keep = sum(sizes) - prune_count(sum(sizes), sparsity)
-        counts = erdos_renyi_kernel([tuple(layer.weight.shape) for layer in layers], n_keep)
-        for layer, size, count in zip(layers, sizes, counts, strict=True):
-            keep_highest([layer.weight], size - count, [layer.mask], absolute=True)
-            layer.weight.mul_(layer.mask)
+        layers = dict(masked_layers(network.backbone))
+        for names, level in ranked_together(layers, sparsity, levels=self.levels):
+            group = [layers[name] for name in names]
+            sizes = [layer.weight.numel() for layer in group]
+            n_keep = sum(sizes) - prune_count(sum(sizes), level)
+            counts = erdos_renyi_kernel([tuple(layer.weight.shape) for layer in group], n_keep)
+            for layer, size, count in zip(group, sizes, counts, strict=True):
+                keep_highest([layer.weight], size - count, [layer.mask], absolute=True)
+                layer.weight.mul_(layer.mask)
         self._attached = True
 
     def moving(self, iteration: int, total: int) -> float:

@@ -22,6 +22,8 @@ class Saliency(Pruner):
             strictly above the threshold.
     """
 
+    takes_levels = True
+
     def __init__(self, *, scope: Scope = "global", tie_rule: TieRule = "exact") -> None:
         super().__init__()
         self.scope: Scope = scope
@@ -53,7 +55,13 @@ class Saliency(Pruner):
         Raises:
             UserError: A score is NaN or infinite; the layer is named.
         """
-        return select(self.scores(network), sparsity, scope=self.scope, tie_rule=self.tie_rule)
+        return select(
+            self.scores(network),
+            sparsity,
+            scope=self.scope,
+            tie_rule=self.tie_rule,
+            levels=self.levels,
+        )
 
     def finish(self, network: PromptedClassifier, sparsity: float) -> None:
         """Rank, write the masks, and make every parameter trainable.

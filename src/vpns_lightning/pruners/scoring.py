@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vpns_lightning.network import PromptedClassifier
@@ -39,6 +40,13 @@ def scoring(network: PromptedClassifier, bn_mode: BNMode = "eval") -> Iterator[N
                 module.train()
         for weight in network.prunable().values():
             weight.requires_grad_(True)
+        yield
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Attend by plain matrix products: the backward pass of fused kernels has no derivative."""
+    with sdpa_kernel(SDPBackend.MATH):
         yield
 
 

@@ -5,9 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, StageLike
+from vpns_lightning.pruners.base import StageLike
 from vpns_lightning.pruners.data_saliency import DataSaliency
 from vpns_lightning.pruners.random import anywhere
 from vpns_lightning.pruners.scoring import BNMode

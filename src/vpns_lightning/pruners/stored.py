@@ -12,7 +12,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.backbones import head_of
 from vpns_lightning.pruners.base import Pruner, thaw
-from vpns_lightning.sparsity import set_masks
+from vpns_lightning.sparsity import attention_projections, get_masks, set_masks
 
 TOLERANCE = 0.005  # slicing a head moves the sparsity by less
 
@@ -62,6 +62,7 @@ class Stored(Pruner):
         name, _ = head_of(network.backbone)
         if name in masks:
             masks[name] = _rows(masks[name], network, tensors.get("mapping.sequence"))
+        masks = _attention_dense(network, masks)
         try:
             set_masks(network.backbone, masks)
         except UserError as error:
@@ -126,6 +127,15 @@ class Stored(Pruner):
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _attention_dense(network: PromptedClassifier, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return masks with ones for attention, if a file has none of it, as those of 0.1.0."""
+    own = get_masks(network.backbone)
+    projections = attention_projections(network.backbone) & own.keys()
+    if projections & masks.keys():
+        return masks
+    return masks | {name: torch.ones_like(own[name]) for name in projections}
 
 
 def _rows(mask: Tensor, network: PromptedClassifier, found_with: Tensor | None) -> Tensor:

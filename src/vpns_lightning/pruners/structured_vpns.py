@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier
 from vpns_lightning.network.channel_graph import Member
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, StageLike
+from vpns_lightning.pruners.base import BuildOptimizer, StageLike
 from vpns_lightning.pruners.structured import Structured, group_energy
 from vpns_lightning.sparsity import (
     ChannelScope,

@@ -20,6 +20,7 @@ from vpns_lightning.sparsity import (
     keep_highest,
     masked_layers,
     prune_count,
+    ranked_together,
 )
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -85,28 +86,31 @@ class SynFlow(Saliency):
         Raises:
             UserError: A score is NaN or infinite, or no size of images is known.
         """
-        kept = 1 - check_sparsity(sparsity)
+        check_sparsity(sparsity)
         copy = self._positive(network)
         masks = {name: layer.mask for name, layer in masked_layers(copy)}
         for number in range(1, self.rounds + 1):
-            removed = sparsity if number == self.rounds else 1 - kept ** (number / self.rounds)
-            self._remove(masks, self._flow(copy, network), removed)
+            scores = self._flow(copy, network)
+            for names, level in ranked_together(
+                masks, sparsity, scope=self.scope, levels=self.levels
+            ):
+                last = number == self.rounds
+                removed = level if last else 1 - (1 - level) ** (number / self.rounds)
+                self._remove({n: masks[n] for n in names}, scores, removed)
         self.finish_passes = self.rounds
         return masks
 
     def _remove(self, masks: dict[str, Tensor], scores: dict[str, Tensor], removed: float) -> None:
-        """Take the lowest scores out of ``masks``, until a fraction of all weights is removed."""
-        groups = [list(masks)] if self.scope == "global" else [[name] for name in masks]
-        for names in groups:
-            # only what is left is ranked: what was removed flows no more, and cannot return
-            alive = [scores[name][masks[name]] for name in names]
-            total = sum(masks[name].numel() for name in names)
-            n_keep = total - prune_count(total, removed)
-            n_prune = sum(len(values) for values in alive) - n_keep
-            found = [torch.empty_like(values, dtype=torch.bool) for values in alive]
-            keep_highest(alive, n_prune, found, tie_rule=self.tie_rule)
-            for name, kept in zip(names, found, strict=True):
-                masks[name].masked_scatter_(masks[name].clone(), kept)
+        """Take the lowest scores out of ``masks``, until a fraction of their weights is removed."""
+        # only what is left is ranked: what was removed flows no more, and cannot return
+        alive = [scores[name][mask] for name, mask in masks.items()]
+        total = sum(mask.numel() for mask in masks.values())
+        n_keep = total - prune_count(total, removed)
+        n_prune = sum(len(values) for values in alive) - n_keep
+        found = [torch.empty_like(values, dtype=torch.bool) for values in alive]
+        keep_highest(alive, n_prune, found, tie_rule=self.tie_rule)
+        for mask, kept in zip(masks.values(), found, strict=True):
+            mask.masked_scatter_(mask.clone(), kept)
 
     @torch.no_grad()
     def _positive(self, network: PromptedClassifier) -> nn.Module:

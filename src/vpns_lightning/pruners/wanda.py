@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vpns_lightning.base.batches import Batch
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, StageLike, keep_everything
+from vpns_lightning.pruners.base import StageLike, keep_everything
 from vpns_lightning.pruners.budgets import apportion
 from vpns_lightning.pruners.data_saliency import DataSaliency
 from vpns_lightning.pruners.scoring import BNMode
@@ -21,6 +22,7 @@ from vpns_lightning.sparsity import (
     check_scores,
     masked_layers,
     prune_count,
+    ranked_together,
 )
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -76,6 +78,11 @@ class Wanda(DataSaliency):
                 f"pattern 2:4 removes half of the weights, but find.sparsity is {sparsity}: set it "
                 "to 0.5, or leave the pattern out"
             )
+        if self.pattern and self.levels:
+            raise UserError(
+                "pattern 2:4 removes half of every row, so find.sparsity_by_layer cannot hold: "
+                "leave one of them out"
+            )
         self.sparsity = sparsity
         super().attach(network, sparsity)
 
@@ -91,7 +98,7 @@ class Wanda(DataSaliency):
             return
         weights = stage.network.prunable()
         sizes = [weight.numel() for weight in weights.values()]
-        counts = row_counts(weights, self.sparsity)
+        counts = self._counts(weights, self.sparsity)
         try:
             for names in blocks(stage.network.backbone):
                 seen = torch.split(self.over_chunks(stage, self.saliency), sizes)
@@ -123,8 +130,15 @@ class Wanda(DataSaliency):
         """Return masks of the highest scores of each row, or of each four."""
         scores = self.scores(network)
         check_scores(scores)
-        counts = row_counts(network.prunable(), sparsity)
+        counts = self._counts(network.prunable(), sparsity)
         return {name: self._best(score, counts[name]) for name, score in scores.items()}
+
+    def _counts(self, weights: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        """Return how many weights each row of each layer keeps."""
+        counts: dict[str, Tensor] = {}
+        for names, level in ranked_together(weights, sparsity, levels=self.levels):
+            counts |= row_counts({name: weights[name] for name in names}, level)
+        return counts
 
     def _best(self, score: Tensor, counts: Tensor) -> Tensor:
         rows = score.flatten(1)

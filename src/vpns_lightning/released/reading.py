@@ -99,10 +99,11 @@ def _content(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError) as error:
         raise UserError(f"checkpoint {path} is damaged or cut off: {_first_line(error)}") from None
-    except Exception as error:  # torch raises pickle.UnpicklingError and kin for foreign content
+    except Exception:  # torch raises pickle.UnpicklingError and kin for foreign content
+        # its own words are left out: they offer to open the file without protection
         raise UserError(
             f"checkpoint {path} holds more than tensors and plain values, and was not opened "
-            f"further: {_first_line(error)}"
+            "further: give the best.pth as the released code writes it"
         ) from None
     if not isinstance(content, dict):
         refuse(path, f"it holds a {type(content).__name__}, not a dictionary")

@@ -3,13 +3,17 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from vpns_lightning.report.runs import UNKNOWN, Run, describe
+from msgspec import UNSET
+
+from vpns_lightning.report.runs import UNKNOWN, Run, describe, plain
+from vpns_lightning.report.runs import setting as recorded
 
 # what must be equal along one curve
 CURVE_KEYS = (
-    *("dataset", "classes", "train_images", "test_images", "backbone", "weights", "input_size"),
+    *("dataset", "classes", "train_images", "test_images", "limit_per_class"),
+    *("limit_test_per_class", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
-    "tuning steps",
+    *("sparsity_by_layer", "tuning steps"),
 )
 # what should be equal between the curves of one panel
 PANEL_KEYS = ("weights", "train_images", "test_images", "input_size", "batch_size", "protocol")
@@ -20,8 +24,13 @@ FREE_OPTIONS = {"path", "seed"}
 def setting(run: Run, key: str) -> Any:  # any JSON
     """Return a setting of a run, :data:`UNKNOWN` where its result does not say."""
     if key == "tuning steps":  # in results of every version; finding may stop early, tuning not
-        return run.facts["stages"].get("tune", {}).get("gradient_steps", UNKNOWN)
-    value = run.facts.get(key, UNKNOWN)
+        tune = run.record.stages.get("tune")
+        return UNKNOWN if tune is None or tune.gradient_steps is UNSET else tune.gradient_steps
+    value = recorded(run.record, key)
+    if value == UNKNOWN and key.startswith("limit_"):  # versions that do not state it had none
+        return None
+    if key == "sparsity_by_layer":  # versions that did not record it could not do it
+        return {} if value == UNKNOWN else value
     if key == "pruner" and isinstance(value, Mapping):
         return {k: v for k, v in value.items() if k not in FREE_OPTIONS}
     if key in {"views", "budget", "optimizers"} and isinstance(value, Mapping):
@@ -31,10 +40,10 @@ def setting(run: Run, key: str) -> Any:  # any JSON
 
 def _of_stages(run: Run, key: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Return a setting of each stage, left out where an older version did not record it."""
-    known = {stage: facts for stage, facts in value.items() if facts is not None}
+    known = {stage: plain(each) for stage, each in value.items() if each is not None}
     if key == "optimizers":
         # a pruner without epochs has none at any sparsity, but at 0 others may stop early too
-        return {stage: facts for stage, facts in known.items() if facts}
+        return {stage: each for stage, each in known.items() if each}
     return known
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from msgspec import UnsetType
+
 from vpns_lightning.report.measures import (
     ACCURACY,
     CHANNELS,
@@ -15,10 +17,9 @@ from vpns_lightning.report.measures import (
     Axis,
     Measure,
     before_prompt,
-    per,
     saving,
 )
-from vpns_lightning.report.runs import Run
+from vpns_lightning.report.runs import Run, number
 
 Choose: TypeAlias = Callable[[Run], bool]
 Name: TypeAlias = Callable[[Run], str]
@@ -90,7 +91,12 @@ def _is_one_of(*labels: str) -> Choose:
 def _at_level(run: Run) -> str:
     # without its prompt VPNs is HYDRA, but here that is one of its kinds
     method = "VPNs" if run.label == "HYDRA" else run.label
-    return f"{method}, {100 * run.asked:g} %"
+    return f"{method}, {100 * run.record.sparsity_requested:g} %"
+
+
+def _scaled(value: float | UnsetType | None, by: float) -> float | None:
+    found = number(value)
+    return None if found is None else found * by
 
 
 THREE = ("Random", "OMP", "LTH")
@@ -104,9 +110,7 @@ DEFINITIONS: tuple[Definition, ...] = (
             Measure("test accuracy (%)", before_prompt),
             Measure("test accuracy (%)", lambda run: run.accuracy, suffix=" + prompt"),
         ),
-        panel=lambda run: (
-            "fine-tuned" if run.facts["stages"]["tune"]["gradient_steps"] else "zero-shot"
-        ),
+        panel=lambda run: "fine-tuned" if run.record.stages["tune"].gradient_steps else "zero-shot",
         line=lambda run: run.label,
         lines=("Random", "OMP", "SNIP", "SynFlow", "HYDRA"),
     ),
@@ -114,7 +118,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         id="fig4",
         title="VPNs and the baselines on eight data sets",
         choose=lambda run: (
-            run.facts["backbone"] == "resnet18" and _is_one_of("VPNs", *BASELINES)(run)
+            run.record.backbone == "resnet18" and _is_one_of("VPNs", *BASELINES)(run)
         ),
         lines=("VPNs", *BASELINES),
         datasets=EIGHT,
@@ -123,7 +127,7 @@ DEFINITIONS: tuple[Definition, ...] = (
         id="fig5",
         title="VPNs and the baselines on other architectures",
         choose=lambda run: (
-            run.facts["backbone"] != "resnet18" and _is_one_of("VPNs", *BASELINES)(run)
+            run.record.backbone != "resnet18" and _is_one_of("VPNs", *BASELINES)(run)
         ),
         lines=("VPNs", *BASELINES),
         datasets=("TinyImageNet",),
@@ -154,7 +158,7 @@ DEFINITIONS: tuple[Definition, ...] = (
             Measure("multiply-adds, dense over pruned", saving),
             Measure(
                 "parameters kept (million)",
-                lambda run: per(run, "parameters_kept", 1e6),
+                lambda run: _scaled(run.record.parameters_kept, 1e-6),
                 best="",
             ),
         ),
@@ -167,10 +171,10 @@ DEFINITIONS: tuple[Definition, ...] = (
         title="Time and gradient steps of a whole run",
         choose=plainly,
         measures=(
-            Measure("time (minutes)", lambda run: per(run, "seconds", 60), best="min"),
+            Measure("time (minutes)", lambda run: _scaled(run.record.seconds, 1 / 60), best="min"),
             Measure(
                 "gradient steps",
-                lambda run: run.number("gradient_steps"),
+                lambda run: number(run.record.gradient_steps),
                 decimals=0,
                 best="min",
             ),

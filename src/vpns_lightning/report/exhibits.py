@@ -13,7 +13,7 @@ from vpns_lightning.report.gaps import absent_from_paper, is_asked_for, missing_
 from vpns_lightning.report.measures import ACCURACY, SPARSITY, Axis, Measure
 from vpns_lightning.report.membership import paper_id
 from vpns_lightning.report.panels import Curve, Exhibit, Panel, Point
-from vpns_lightning.report.runs import Run, in_order
+from vpns_lightning.report.runs import Run, in_order, number
 
 
 def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
@@ -26,7 +26,7 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
         grid = run.grid if len(grids) > 1 and not own else ""
         # grids that vary different things share cells
         apart = run.grid if len(definition.axes) > 1 else ""
-        key = (run.dataset, str(run.facts["backbone"]), definition.panel(run), grid, apart)
+        key = (run.dataset, run.record.backbone, definition.panel(run), grid, apart)
         groups[key].append(run)
     panels = []
     for place in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
@@ -116,9 +116,9 @@ def _curve(label: str, runs: Sequence[Run], axis: Axis, measure: Measure) -> Cur
         if measure.value(run) is not None:
             levels[axis.group(run)].append(run)
     for level, group in levels.items():
-        twice = _repeated(run.seed for run in group if run.seed is not None)
+        twice = _repeated(run.record.seed for run in group if run.record.seed is not None)
         if twice is not None:
-            same = [str(run.path.parent) for run in group if run.seed == twice]
+            same = [str(run.path.parent) for run in group if run.record.seed == twice]
             where = f"{axis.label.partition(' (')[0]} {level}"
             reason = f"two runs of seed {twice} at {where}: {' and '.join(same[:2])}; keep one"
             return Curve(label, (), reason)
@@ -136,7 +136,7 @@ def _point(
         places[0] if isinstance(places[0], str) else statistics.fmean(places),
         statistics.fmean(numbers),
         statistics.stdev(numbers) if len(numbers) > 1 else None,
-        in_order(run.seed for run in runs),
+        in_order(run.record.seed for run in runs),
         tuple(runs),
     )
 
@@ -145,9 +145,9 @@ def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
     """Return the level of the dense warm-up, where all runs of a seed had the same."""
     values: dict[int | None, set[float]] = defaultdict(set)
     for run in runs:
-        value = run.number("dense_accuracy")
+        value = number(run.record.dense_accuracy)
         if value is not None:
-            values[run.seed].add(100 * value)
+            values[run.record.seed].add(100 * value)
     if not values or any(len(found) > 1 for found in values.values()):
         return []
     numbers = [value for (value,) in values.values()]

@@ -25,11 +25,11 @@ def missing_cells(
 
     Imported runs, whose seeds nobody knows, lack nothing.
     """
-    runs = [run for run in runs if run.seed is not None]
+    runs = [run for run in runs if run.record.seed is not None]
     labels = list(dict.fromkeys(line(run) for run in runs))
     levels = sorted({axis.group(run) for run in runs}, key=str)
-    seeds = in_order({run.seed for run in runs})
-    there = {(line(run), axis.group(run), run.seed) for run in runs}
+    seeds = in_order({run.record.seed for run in runs})
+    there = {(line(run), axis.group(run), run.record.seed) for run in runs}
     lines = []
     for label, level in product(labels, levels):
         lost = [seed for seed in seeds if (label, level, seed) not in there]
@@ -50,10 +50,10 @@ def show_level(level: object, axis: Axis) -> str:
 def absent_from_paper(definition: Definition, runs: Sequence[Run]) -> tuple[str, ...]:
     """Return what the paper's figure has besides: methods, data sets, sparsities, seeds."""
     found: list[tuple[str, Sequence[Any], set[Any]]] = [
-        ("data sets", definition.datasets, {run.facts["dataset"] for run in runs}),
+        ("data sets", definition.datasets, {run.record.dataset for run in runs}),
         ("methods", definition.lines, {definition.line(run) for run in runs}),
-        ("sparsities", definition.sparsities, {run.asked for run in runs}),
-        ("seeds", definition.seeds, {run.seed for run in runs}),
+        ("sparsities", definition.sparsities, {run.record.sparsity_requested for run in runs}),
+        ("seeds", definition.seeds, {run.record.seed for run in runs}),
     ]
     texts = []
     for what, wanted, have in found:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vpns_lightning.report.runs import Run
+from msgspec import UnsetType
+
+from vpns_lightning.report.runs import Run, number
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,34 @@ class Axis:
     keys: tuple[str, ...] = ()
 
 
-SPARSITY = Axis("sparsity (%)", lambda run: run.asked, lambda run: 100 * run.facts["sparsity"])
-CHANNELS = Axis(
-    "channels removed (%)", lambda run: run.asked, lambda run: 100 * run.facts["sparsity"]
-)
+def _asked(run: Run) -> float:
+    return run.record.sparsity_requested
+
+
+def _measured(run: Run) -> float:
+    return 100 * run.record.sparsity
+
+
+SPARSITY = Axis("sparsity (%)", _asked, _measured)
+CHANNELS = Axis("channels removed (%)", _asked, _measured)
 
 
 def prompt_option(name: str) -> Callable[[Run], Any]:
     """Return a function that reads an option of the prompt, None where there is none."""
-    return lambda run: (run.facts.get("prompt") or {}).get(name)
+    return lambda run: (run.record.prompt or {}).get(name)
 
 
 def _kind(run: Run) -> str | None:
-    if "prompt" not in run.facts:
+    prompt = run.record.prompt
+    if isinstance(prompt, UnsetType):
         return None
-    return "none" if run.facts["prompt"] is None else str(run.facts["prompt"].get("name"))
+    return "none" if prompt is None else str(prompt.get("name"))
 
 
 INPUT_SIZE = Axis(
     "input size (px)",
-    lambda run: run.facts.get("input_size"),
-    lambda run: run.facts.get("input_size"),
+    lambda run: run.record.input_size or None,
+    lambda run: run.record.input_size or None,
     ("input_size",),
 )
 PAD_SIZE = Axis("pad size (px)", prompt_option("pad_size"), prompt_option("pad_size"), ("prompt",))
@@ -74,17 +83,11 @@ ACCURACY = Measure("test accuracy (%)", lambda run: run.accuracy)
 
 def before_prompt(run: Run) -> float | None:
     """Return the test accuracy in percent before a prompt was learned alone."""
-    value = run.number("accuracy_before_prompt")
+    value = number(run.record.accuracy_before_prompt)
     return None if value is None else 100 * value
 
 
 def saving(run: Run) -> float | None:
     """Return how many times fewer multiply-adds are left."""
-    dense, after = run.number("macs"), run.number("effective_macs")
+    dense, after = number(run.record.macs), number(run.record.effective_macs)
     return dense / after if dense and after else None
-
-
-def per(run: Run, key: str, unit: float) -> float | None:
-    """Return a number of the result in another unit."""
-    value = run.number(key)
-    return None if value is None else value / unit

@@ -7,8 +7,7 @@ from vpns_lightning.report.runs import Run
 
 
 def _further_axes(run: Run) -> str:
-    axes = (run.facts.get("grid") or {}).get("axes") or {}
-    others = {key: value for key, value in axes.items() if key not in {"data", "backbone"}}
+    others = {key: value for key, value in run.axes.items() if key not in {"data", "backbone"}}
     return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in others.items())
 
 

@@ -3,10 +3,12 @@
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from msgspec import UnsetType
 
 from vpns_lightning._version import __version__
 from vpns_lightning.base.files import write_text
@@ -15,7 +17,7 @@ from vpns_lightning.report.definitions import DEFINITIONS
 from vpns_lightning.report.figures import styles_of
 from vpns_lightning.report.gaps import show_level
 from vpns_lightning.report.panels import Curve, Drawn, Panel, Point, Report, Table
-from vpns_lightning.report.runs import Run, in_order
+from vpns_lightning.report.runs import Run, in_order, number
 from vpns_lightning.report.tables import panel_table
 
 PAGE = "index.html"
@@ -71,7 +73,7 @@ def _summary(report: Report) -> str:
         (len(runs), "finished run"),
         (len({run.grid_label for run in runs}), "method"),
         (len({run.dataset for run in runs}), "data set"),
-        (len({run.seed for run in runs} - {None}), "seed"),
+        (len({run.record.seed for run in runs} - {None}), "seed"),
     )
     texts = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts]
     return f"{', '.join(texts)}. Drawn by vpns_lightning {__version__} from result.json files only."
@@ -137,7 +139,13 @@ def _cells(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return what runs that differ in their seed alone cost and reached, with their layers."""
     groups: dict[tuple[str, str, str, str, float], list[Run]] = defaultdict(list)
     for run in runs:
-        key = (run.dataset, str(run.facts["backbone"]), run.grid, run.grid_label, run.asked)
+        key = (
+            run.dataset,
+            run.record.backbone,
+            run.grid,
+            run.grid_label,
+            run.record.sparsity_requested,
+        )
         groups[key].append(run)
     cells = []
     for (dataset, backbone, grid, label, asked), group in groups.items():
@@ -152,18 +160,18 @@ def _cells(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "level": round(100 * asked, 4),
                 "mean": round(statistics.fmean(accuracy), 4),
                 "std": round(statistics.stdev(accuracy), 4) if len(group) > 1 else None,
-                "seeds": in_order(run.seed for run in group),
-                "steps": _mean(group, "gradient_steps"),
-                "passes": _mean(group, "forward_backward_passes"),
-                "seconds": _mean(group, "seconds"),
+                "seeds": in_order(run.record.seed for run in group),
+                "steps": _mean(run.record.gradient_steps for run in group),
+                "passes": _mean(run.record.forward_backward_passes for run in group),
+                "seconds": _mean(run.record.seconds for run in group),
                 "layers": _layers(group),
             }
         )
     return sorted(cells, key=lambda cell: (cell["where"], cell["level"]))
 
 
-def _mean(runs: Sequence[Run], key: str) -> float | None:
-    numbers = [value for run in runs if (value := run.number(key)) is not None]
+def _mean(values: Iterable[float | UnsetType | None]) -> float | None:
+    numbers = [value for stated in values if (value := number(stated)) is not None]
     return round(statistics.fmean(numbers), 2) if numbers else None
 
 
@@ -171,7 +179,7 @@ def _layers(runs: Sequence[Run]) -> dict[str, float]:
     """Return the mean sparsity of each layer in percent."""
     values: dict[str, list[float]] = defaultdict(list)
     for run in runs:
-        for name, sparsity in (run.facts.get("sparsity_per_layer") or {}).items():
+        for name, sparsity in (run.record.sparsity_per_layer or {}).items():
             values[name].append(100 * sparsity)
     return {name: round(statistics.fmean(shares), 2) for name, shares in values.items()}
 
@@ -180,10 +188,10 @@ def _run(run: Run) -> dict[str, Any]:
     return {
         "label": run.grid_label,
         "dataset": run.dataset,
-        "level": round(100 * run.asked, 4),
-        "seed": run.seed,
+        "level": round(100 * run.record.sparsity_requested, 4),
+        "seed": run.record.seed,
         "accuracy": round(run.accuracy, 4),
-        "command": run.facts.get("command", ""),
+        "command": run.record.command or "",
         "path": str(run.path.parent),
     }
 

@@ -9,7 +9,7 @@ from vpns_lightning.report.comparability import mixture
 from vpns_lightning.report.gaps import show_level
 from vpns_lightning.report.measures import Measure
 from vpns_lightning.report.panels import Cell, Curve, Panel, Point, Table
-from vpns_lightning.report.runs import UNKNOWN, Run, describe
+from vpns_lightning.report.runs import UNKNOWN, Run, describe, number, setting
 
 NOTE = "Mean ± sample standard deviation over seeds, (number of seeds); best mean in bold."
 
@@ -86,14 +86,14 @@ def data_table(runs: Sequence[Run]) -> Table:
         groups[run.dataset].append(run)
     rows = []
     for name, group in sorted(groups.items()):
-        known = (Cell(_values(r.facts.get(key, UNKNOWN) for r in group)) for key in DATA)
+        known = (Cell(_values(setting(r.record, key) for r in group)) for key in DATA)
         rows.append((Cell(name), *known, Cell(_dense_accuracy(group))))
     heads = ("data set", *DATA.values(), "dense accuracy (%)")
     return Table("Data sets", heads, tuple(rows), NOTE.partition(";")[0] + ".")
 
 
 def _dense_accuracy(runs: Sequence[Run]) -> str:
-    dense = [run for run in runs if run.facts["method"] == "Dense"]
+    dense = [run for run in runs if run.record.method == "Dense"]
     if not dense:
         return "no run"
     if mixture(dense) is not None:
@@ -120,14 +120,14 @@ def cost_tables(runs: Sequence[Run]) -> list[Table]:
     """Return what each method cost at equal sparsity, a table a data set, backbone and grid."""
     groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        groups[run.dataset, str(run.facts["backbone"]), run.grid].append(run)
+        groups[run.dataset, run.record.backbone, run.grid].append(run)
     return [_cost_table(key, group) for key, group in sorted(groups.items())]
 
 
 def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
     cells: dict[tuple[float, str], list[Run]] = defaultdict(list)
     for run in runs:
-        cells[run.asked, run.grid_label].append(run)
+        cells[run.record.sparsity_requested, run.grid_label].append(run)
     rows = []
     for (asked, label), group in sorted(cells.items()):
         head = (Cell(f"{100 * asked:g} %"), Cell(label))
@@ -146,7 +146,8 @@ def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
 
 
 def _mean(runs: Sequence[Run], key: str, decimals: int, unit: float) -> str:
-    numbers = [value / unit for run in runs if (value := run.number(key)) is not None]
+    stated = (number(getattr(run.record, key)) for run in runs)
+    numbers = [value / unit for value in stated if value is not None]
     return f"{statistics.fmean(numbers):,.{decimals}f}" if numbers else UNKNOWN
 
 

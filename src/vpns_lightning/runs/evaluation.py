@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.runs.record import Accuracy
 
 
 def autocast(precision: object, device: torch.device) -> Any:  # two unrelated context managers
@@ -27,8 +28,8 @@ def evaluate(
     *,
     precision: object = "32-true",
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Return test accuracy with the prompt and without, and the number of images counted.
+) -> Accuracy:
+    """Return the accuracy on the test images.
 
     Args:
         network: The network, on the device to use; left in the mode it was in.
@@ -54,8 +55,4 @@ def evaluate(
         correct += torch.stack([(own == labels).sum(), (plain == labels).sum()])
     network.train(was_training)
     prompted, unprompted = (count / images_seen for count in correct.tolist())
-    return {
-        "test_accuracy": prompted,
-        "test_accuracy_plain": unprompted,
-        "test_images": images_seen,
-    }
+    return Accuracy(test_accuracy=prompted, test_accuracy_plain=unprompted, test_images=images_seen)

@@ -1,6 +1,5 @@
 """A run folder: what is in it, who may use it, and whether a config still fits it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ import yaml
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import lock, sweep_temporaries, write_text
+from vpns_lightning.runs.record import RunRecord, read_record
 
 SHOWN = 10  # differing keys that a refusal names
 # what may differ when a run is resumed: where and how it is computed, not what
@@ -18,7 +18,7 @@ MACHINE_KEYS = (
     "network.compile",
     *(
         f"data.init_args.{key}"
-        for key in ("root", "num_workers", "cache", "cache_limit", "download")
+        for key in ("root", "num_workers", "cache", "cache_limit", "cache_dir", "download")
     ),
 )
 
@@ -58,26 +58,23 @@ class RunFolder:
         write_text(self.path / ".writable", "")
         (self.path / ".writable").unlink()
 
-    def read_result(self) -> dict[str, Any] | None:
+    def read_result(self) -> RunRecord | None:
         """Return ``result.json``, or None while the run is not finished.
 
         Raises:
-            UserError: The file is damaged.
+            UserError: The file cannot be read, or is damaged.
         """
         if not self.result.is_file():
             return None
-        result = None
-        with suppress(OSError, ValueError):
-            result = json.loads(self.result.read_text())
-        if not isinstance(result, dict):
+        try:
+            return read_record(self.result)
+        except OSError as error:
+            raise UserError(f"{self.result} cannot be read: {error.strerror}") from None
+        except ValueError as error:
             raise UserError(
-                f"{self.result} is damaged: delete it, and the command that made it makes it again"
-            )
-        return result
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write ``result.json``, the mark of a finished run."""
-        write_text(self.result, json.dumps(result, indent=2) + "\n")
+                f"{self.result} is damaged ({error}): delete it, and the command that made it "
+                "makes it again"
+            ) from None
 
     def read_config(self) -> dict[str, Any]:
         """Return the stored config.
@@ -147,8 +144,16 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     return [
         f"{key}: {before.get(key)!r} there, {after.get(key)!r} now"
         for key in keys
-        if before.get(key) != after.get(key) and not _is_machine(key)
+        if not _agree(key, before, after) and not _is_machine(key)
     ]
+
+
+def _agree(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether a key is the same; off is the same as an option that was not there yet."""
+    if key in before and key in after:
+        return bool(before[key] == after[key])
+    value = {**before, **after}[key]
+    return value is None or value is False
 
 
 def method_leaves(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,36 +1,44 @@
 """What a grid tells the runs that it starts, and the dense warm-up that they share."""
 
-import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import msgspec
+from msgspec import UNSET
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import whole_file
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.handoff import copy_network, read_about
+from vpns_lightning.runs.record import GridRecord, decode, encode
 
 VARIABLE = "VPNS_GRID"
-FACTS = ("name", "cell", "method", "axes")
 
 
-def environment(facts: Mapping[str, Any], warmup: Path | None) -> dict[str, str]:
+class _Told(GridRecord, frozen=True, kw_only=True):
+    """What the variable holds: where the run stands, and where its warm-up may be shared."""
+
+    warmup: str | None = None
+
+
+def environment(cell: GridRecord, warmup: Path | None) -> dict[str, str]:
     """Return the variable that makes a run a cell: not a config key, since no number depends on it.
 
     Args:
-        facts: The grid's ``name``, the ``cell``, its ``method`` and its ``axes``.
+        cell: The grid, the cell, its method and its axes.
         warmup: Folder of the warm-up that cells with an equal one share, or None.
     """
     shared = None if warmup is None else str(warmup.absolute())
-    return {VARIABLE: json.dumps({**facts, "warmup": shared})}
+    return {VARIABLE: encode(_Told(**msgspec.structs.asdict(cell), warmup=shared))}
 
 
-def grid_facts() -> dict[str, Any] | None:
-    """Return name, cell, method and axes where this process is a cell of a grid, else None."""
-    about = _about()
-    return {key: about[key] for key in FACTS if key in about} or None
+def grid_record() -> GridRecord | None:
+    """Return where this process stands in a grid, None where it is no cell of one."""
+    told = _told()
+    if told is None or not told.name:
+        return None
+    return GridRecord(name=told.name, cell=told.cell, method=told.method, axes=told.axes)
 
 
 def take_warmup(run: RunFolder) -> str | None:
@@ -45,15 +53,20 @@ def take_warmup(run: RunFolder) -> str | None:
     shared = folder / run.handoff.name
     try:
         about = read_about(shared)
-        source: str = about["shared_by"]
-        if about["stage"] != "warmup":
-            raise UserError(f"{shared} is of stage {about['stage']!r}, not of a warm-up")
-        warmup = {**about["stages"]["warmup"], "reused_from": source}
-        changes = {"stages": {**about["stages"], "warmup": warmup}}
+        if about.stage != "warmup":
+            raise UserError(f"{shared} is of stage {about.stage!r}, not of a warm-up")
+        source = about.shared_by or "another cell"
+        reused = msgspec.structs.replace(about.stages["warmup"], reused_from=source)
         if (folder / run.metrics.name).is_file():
             with whole_file(run.metrics) as temporary:
                 shutil.copyfile(folder / run.metrics.name, temporary)
-        copy_network(shared, run.handoff, changes, drop=("shared_by", "tensors_sha256"))
+        copy_network(
+            shared,
+            run.handoff,
+            stages={**about.stages, "warmup": reused},
+            shared_by=UNSET,
+            tensors_sha256=UNSET,
+        )
     except (UserError, KeyError) as error:
         print(f"the shared warm-up is not used, this run makes its own: {error}", flush=True)
         return None
@@ -62,29 +75,28 @@ def take_warmup(run: RunFolder) -> str | None:
 
 def share_warmup(run: RunFolder) -> None:
     """Leave the warm-up that this run has just finished for the other cells."""
-    folder, about = _shared(), _about()
-    if folder is None or (folder / run.handoff.name).is_file():
+    folder, told = _shared(), _told()
+    if folder is None or told is None or (folder / run.handoff.name).is_file():
         return
     if run.metrics.is_file():
         with whole_file(folder / run.metrics.name) as temporary:
             shutil.copyfile(run.metrics, temporary)
     # last: it is what the other cells look for
-    copy_network(run.handoff, folder / run.handoff.name, {"shared_by": about.get("cell", "")})
+    copy_network(run.handoff, folder / run.handoff.name, shared_by=told.cell)
 
 
 def _shared() -> Path | None:
-    folder = _about().get("warmup")
-    return Path(folder) if folder else None
+    told = _told()
+    return Path(told.warmup) if told is not None and told.warmup else None
 
 
-def _about() -> dict[str, Any]:
+def _told() -> _Told | None:
     text = os.environ.get(VARIABLE)
     if not text:
-        return {}
+        return None
     try:
-        about = json.loads(text)
-    except json.JSONDecodeError:
-        about = None
-    if not isinstance(about, dict):
-        raise UserError(f"the variable {VARIABLE} is set by vpns grid and is no JSON: unset it")
-    return about
+        return decode(text, _Told)
+    except ValueError as error:
+        raise UserError(
+            f"the variable {VARIABLE} is set by vpns grid, and {error}: unset it"
+        ) from None

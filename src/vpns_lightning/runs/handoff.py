@@ -1,11 +1,11 @@
 """What one stage hands to the next: the network as one safetensors file."""
 
-import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
+from msgspec import UNSET
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,30 +14,47 @@ from vpns_lightning._version import __version__
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import whole_file
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.runs.record import SCHEMA, HandOff, NewerError, RunSoFar, decode, encode
 from vpns_lightning.sparsity import get_masks, names_hash, tensors_hash
 
-SCHEMA = 1
-# what every file written here says of its network
-FACTS = ("backbone", "weights", "num_classes", "source_classes", "version", "schema")
 
-
-def save_network(path: Path, network: PromptedClassifier, about: dict[str, Any]) -> None:
-    """Write the network's whole state, and plain facts about it in the file's metadata.
+def save_network(
+    path: Path, network: PromptedClassifier, run: RunSoFar, *, stage: str, sparsity: float
+) -> None:
+    """Write the network's whole state, and facts about it in the file's metadata.
 
     Args:
         path: A ``.safetensors`` file, replaced only once the new one is complete.
         network: The network, without scores.
-        about: Facts that JSON can hold, such as the stage just finished.
+        run: What is known of its run.
+        stage: The stage just finished.
+        sparsity: Measured after it.
     """
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    _save(path, state, network, about)
+    _save(path, state, _facts(network, run, stage=stage, sparsity=sparsity))
 
 
-def save_masks(path: Path, network: PromptedClassifier, about: dict[str, Any]) -> None:
+def save_masks(
+    path: Path,
+    network: PromptedClassifier,
+    run: RunSoFar | None = None,
+    *,
+    method: str | None = None,
+    stage: str = "",
+    sparsity: float | None = None,
+) -> None:
     """Write what defines the subnetwork: bool masks, prompt, and label mapping.
 
     Keys are ``mask.<layer>``, ``prompt.<name>`` and ``mapping.sequence``; of a cut network also
     ``cuts.<layer>.{channels,rows,columns}``, which of the dense network's channels are left.
+
+    Args:
+        path: A ``.safetensors`` file, replaced only once the new one is complete.
+        network: The network, without scores.
+        run: What is known of its run, if it has one.
+        method: As the paper writes it, where it is known.
+        stage: The stage just finished.
+        sparsity: Measured after it.
     """
     state = {
         f"mask.{name}": mask.contiguous() for name, mask in get_masks(network.backbone).items()
@@ -47,27 +64,29 @@ def save_masks(path: Path, network: PromptedClassifier, about: dict[str, Any]) -
         state |= {f"prompt.{name}": value.contiguous() for name, value in prompt.items()}
     state |= {f"cuts.{name}": kept.contiguous() for name, kept in network.cuts.state_dict().items()}
     state["mapping.sequence"] = network.mapping.sequence.contiguous()
-    _save(path, state, network, about)
+    _save(path, state, _facts(network, run, stage=stage, sparsity=sparsity, method=method or UNSET))
 
 
-def _save(
-    path: Path, state: dict[str, Tensor], network: PromptedClassifier, about: dict[str, Any]
-) -> None:
-    facts = {
-        "backbone": network.backbone_name,
-        "weights": network.weights_name,
-        "num_classes": network.num_classes,
-        "source_classes": network.source_classes,
-        "prunable_sha256": names_hash(network.backbone),
-        "version": __version__,
-        "schema": SCHEMA,
-        **about,
-    }
+def _facts(network: PromptedClassifier, run: RunSoFar | None, **known: Any) -> HandOff:
+    return HandOff(
+        backbone=network.backbone_name,
+        weights=network.weights_name,
+        num_classes=network.num_classes,
+        source_classes=network.source_classes,
+        prunable_sha256=names_hash(network.backbone),
+        version=__version__,
+        schema=SCHEMA,
+        **({} if run is None else msgspec.structs.asdict(run)),
+        **known,
+    )
+
+
+def _save(path: Path, state: dict[str, Tensor], about: HandOff) -> None:
     with whole_file(path) as temporary:
-        save_file(state, temporary, metadata={"vpns": json.dumps(facts)})
+        save_file(state, temporary, metadata={"vpns": encode(about)})
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> HandOff:
     """Return the facts in the metadata of a file written here.
 
     Raises:
@@ -75,36 +94,33 @@ def read_about(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {})["vpns"])
-        if about["schema"] > SCHEMA:
-            raise UserError(
-                f"{path} was written by vpns_lightning {about['version']}, newer than "
-                f"{__version__}: upgrade to read it"
-            )
-        lacking = [fact for fact in FACTS if fact not in about]
-    except UserError:
-        raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        lacking = [str(error)]
-    if lacking:
+            about = decode((file.metadata() or {})["vpns"], HandOff)
+    except NewerError as error:
+        raise UserError(f"{path} {error}") from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged or was not written by vpns_lightning ({', '.join(lacking)}): "
+            f"{path} is damaged or was not written by vpns_lightning ({error}): "
             "delete it to repeat that stage"
-        )
+        ) from None
     return about
 
 
-def load_network(path: Path, network: PromptedClassifier) -> dict[str, Any]:
+def load_network(path: Path, network: PromptedClassifier) -> HandOff:
     """Load a file of :func:`save_network` strictly into ``network``; return its facts.
 
     Raises:
         UserError: The file is of another network; the first differing fact is named.
     """
     about = read_about(path)
-    own = {"backbone": network.backbone_name, "num_classes": network.num_classes}
-    for fact, value in own.items():
-        if about[fact] != value:
-            raise UserError(f"{path} is of another network: {fact} {about[fact]!r}, here {value!r}")
+    spec, kind = network.specification, type(network.backbone).__name__
+    # version 0.1.0 named a plug-in by its class alone
+    plain = spec is not None and not spec.of_library and about.backbone == kind
+    for fact, there, here in (
+        ("backbone", about.backbone, kind if plain else network.backbone_name),
+        ("num_classes", about.num_classes, network.num_classes),
+    ):
+        if there != here:
+            raise UserError(f"{path} is of another network: {fact} {there!r}, here {here!r}")
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     try:
@@ -117,16 +133,13 @@ def load_network(path: Path, network: PromptedClassifier) -> dict[str, Any]:
     return about
 
 
-def copy_network(
-    source: Path, target: Path, changes: dict[str, Any], drop: Collection[str] = ()
-) -> None:
+def copy_network(source: Path, target: Path, **changes: Any) -> None:
     """Copy a file of :func:`save_network`, some facts changed and a hash of its tensors added.
 
     Args:
         source: The file; its tensors are compared with their hash where it names one.
         target: The copy, replaced only once it is complete.
         changes: Facts to set.
-        drop: Facts to leave out.
 
     Raises:
         UserError: The source is damaged.
@@ -135,11 +148,10 @@ def copy_network(
     with safe_open(source, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     digest = tensors_hash(sorted(state.items()))
-    if about.setdefault("tensors_sha256", digest) != digest:
+    if (about.tensors_sha256 or digest) != digest:
         raise UserError(f"{source} is damaged: its tensors have another hash; delete it")
-    facts = {key: value for key, value in (about | changes).items() if key not in drop}
-    with whole_file(target) as temporary:
-        save_file(state, temporary, metadata={"vpns": json.dumps(facts)})
+    facts = msgspec.structs.replace(about, **{"tensors_sha256": digest, **changes})
+    _save(target, state, facts)
 
 
 def synchronise(network: PromptedClassifier) -> None:

@@ -10,26 +10,20 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.trust import TRUSTED_PACKAGES, is_trusted
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network.specification import is_timm
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.handoff import load_network, read_about
+from vpns_lightning.runs.record import HandOff
 from vpns_lightning.sparsity import unmask_layers
 
-# what a run's hand-off says besides what its network is
-FACTS = ("stage", "sparsity", "dataset", "input_size", "class_names")
-TRUSTED_PACKAGES = ("vpns_lightning", "torch", "torchvision", "lightning", "pytorch_lightning")
 # keys whose value may be a bare class path instead of a class_path mapping
 CLASS_KEYS = {
-    *("data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
+    *("backbone", "data", "pruner", "prompt", "mapping", "optimizer", "lr_scheduler"),
     *("logger", "callbacks", "plugins", "strategy", "profiler"),
 }
-_trusted = set(TRUSTED_PACKAGES)
-
-
-def trust(package: str) -> None:
-    """Let configs name classes of a package that the user named."""
-    _trusted.add(package)
 
 
 def check_class_paths(content: Any, file: str, *, imported: bool = False) -> None:
@@ -45,8 +39,8 @@ def check_class_paths(content: Any, file: str, *, imported: bool = False) -> Non
     """
     for class_path in _class_paths(content):
         package, _, name = class_path.partition(".")
-        known = package in _trusted or (imported and package in sys.modules)
-        if name and not known:
+        known = is_trusted(package) or (imported and package in sys.modules)
+        if name and not known and not is_timm(class_path):
             raise UserError(
                 f"{file} names the class {class_path}: configs may only name classes "
                 f"of {', '.join(TRUSTED_PACKAGES)}; import your own with --plugins {package}"
@@ -102,7 +96,7 @@ class LoadedRun(NamedTuple):
     folder: RunFolder
     network: PromptedClassifier
     config: dict[str, Any]
-    about: dict[str, Any]
+    about: HandOff
 
 
 def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
@@ -123,9 +117,11 @@ def load_run(path: str | Path, *, accelerator: str = "cpu") -> LoadedRun:
     if not folder.handoff.is_file():
         raise UserError(f"no stage of {folder.path} is finished yet: run vpns fit to its end")
     about = read_about(folder.handoff)
-    lacking = [fact for fact in FACTS if fact not in about]
-    if lacking:
-        raise UserError(f"{folder.handoff} was not written by a run: it lacks {lacking[0]!r}")
+    if about.sparsity is None or not (about.stage and about.input_size and about.class_names):
+        raise UserError(
+            f"{folder.handoff} was not written by a run: it does not say stage, sparsity, size of "
+            "images and names of classes"
+        )
     network = _build(config.get("network", {}), about, folder)
     load_network(folder.handoff, network)
     return LoadedRun(folder, network.to(pick_device(accelerator)).eval(), config, about)
@@ -164,14 +160,12 @@ def dense_twin(loaded: LoadedRun) -> PromptedClassifier:
     return twin.eval()
 
 
-def _build(
-    arguments: dict[str, Any], about: dict[str, Any], folder: RunFolder
-) -> PromptedClassifier:
+def _build(arguments: dict[str, Any], about: HandOff, folder: RunFolder) -> PromptedClassifier:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PromptedClassifier, "network")
     known = {
-        "num_classes": about["num_classes"],
-        "source_classes": about["source_classes"],
+        "num_classes": about.num_classes,
+        "source_classes": about.source_classes,
         "weights": None,
         "compile": False,
     }
@@ -182,7 +176,7 @@ def _build(
         )
     config = _parsed(parser, {"network": {**arguments, **known}}, str(folder.config))
     network: PromptedClassifier = instantiate(parser, config).network
-    network.weights_name = about["weights"]
+    network.weights_name = about.weights
     return network
 
 

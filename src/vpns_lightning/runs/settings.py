@@ -6,41 +6,8 @@ from typing import Any
 
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.runs.record import Settings, Stages
 from vpns_lightning.stages import VIEWS, MaskFinding, Stage
-
-Stages = dict[str, dict[str, Any]]
-
-
-def describe(
-    network: PromptedClassifier, data: ImageData, find: MaskFinding, stages: Stages
-) -> dict[str, Any]:
-    """Return what ``result.json`` says of a run's settings.
-
-    Args:
-        network: The network.
-        data: Its data.
-        find: The finding stage.
-        stages: What each stage recorded when it ended; a key that an older version did not record
-            is null.
-    """
-    *_, last = stages.values()
-    views = {name: facts.get("views") for name, facts in stages.items()}
-    return {
-        "prompt": None if network.prompt is None else options(network.prompt),
-        "mapping": options(network.mapping) | {"fitted_on": find.mapping_on},
-        "pruner": options(find.pruner),
-        # tells image folders apart; where they lie is the machine's business
-        "data_folder": data.root.resolve().name,
-        "input_size": data.input_size,
-        "batch_size": data.batch_size * last.get("processes", 1),
-        "precision": last.get("precision"),
-        "train_images": len(data.dataset("train")) if at_hand(data) else None,
-        "views": views | {"find": list(find.views)},
-        "protocol": protocol(stages, find.mapping_on),
-        "budget": {name: facts.get("budget") for name, facts in stages.items()},
-        "optimizers": {name: facts.get("optimizers") for name, facts in stages.items()},
-        "headline": headline(stages),
-    }
 
 
 def at_hand(data: ImageData) -> bool:
@@ -48,7 +15,7 @@ def at_hand(data: ImageData) -> bool:
     return not data.layout.missing(data.root)
 
 
-def options(part: object) -> dict[str, Any]:
+def options(part: object) -> Settings:
     """Return a part's class name and the plain values that it was made with.
 
     Args:
@@ -66,7 +33,7 @@ def protocol(stages: Stages, mapping_on: str) -> str:
     ``paper`` takes one gradient step on one view and fits the mapping on the dense network;
     ``released`` takes a step on each of both views.
     """
-    counts = {len(stages[name].get("views") or ()) for name in ("find", "tune") if name in stages}
+    counts = {len(stages[name].views or ()) for name in ("find", "tune") if name in stages}
     if counts == {1} and mapping_on == "dense":
         return "paper"
     return "released" if counts == {len(VIEWS)} else "mixed"
@@ -78,8 +45,8 @@ def headline(stages: Stages) -> str:
     That without the prompt where the last stage that trained showed plain images last.
     """
     # a stage whose steps nobody counted, as an imported one's, did train
-    trained = [facts for facts in stages.values() if facts.get("gradient_steps") != 0]
-    views = (trained[-1].get("views") or ()) if trained else ()
+    trained = [stage for stage in stages.values() if stage.gradient_steps != 0]
+    views = (trained[-1].views or ()) if trained else ()
     return "test_accuracy_plain" if views and views[-1] == "plain" else "test_accuracy"
 
 
@@ -108,5 +75,7 @@ def outline(
         about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
         if isinstance(stage, MaskFinding):
             about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
-        described[stage.stage] = about
+            if stage.sparsity_by_layer:
+                about["sparsity_by_layer"] = stage.sparsity_by_layer
+        described[stage.name] = about
     return described

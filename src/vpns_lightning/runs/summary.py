@@ -11,21 +11,20 @@ from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.metrics import read_metrics
+from vpns_lightning.runs.record import RunRecord
 
 ROWS = (
     ("dense", "warmup"),
     ("before tuning", "find"),
     ("after tuning", "tune"),
-    ("after the prompt", "prompt"),
+    ("after the prompt", "prompt_tuning"),
 )
 
 
-def print_table(result: dict[str, Any], run: RunFolder) -> None:
+def print_table(result: RunRecord, run: RunFolder) -> None:
     """Print accuracy, sparsity and cost of every stage."""
-    prompted = result["prompt_parameters"] > 0
-    title = (
-        f"{result['method']}, {result['backbone']} on {result['dataset']}, seed {result['seed']}"
-    )
+    prompted = bool(result.prompt_parameters)
+    title = f"{result.method}, {result.backbone} on {result.dataset}, seed {result.seed}"
     table = Table(title=title, box=box.SIMPLE, collapse_padding=True, show_edge=False)
     table.add_column("", no_wrap=True)
     for column in ("accuracy", *(["plain"] if prompted else []), "sparsity"):
@@ -33,38 +32,40 @@ def print_table(result: dict[str, Any], run: RunFolder) -> None:
     for column in ("epochs", "steps", "passes", "seconds"):
         table.add_column(column, justify="right")
     for label, stage in ROWS:
-        facts = result["stages"].get(stage)
-        if facts is None:
+        record = result.stages.get(stage)
+        if record is None:
             continue
-        accuracy, sparse = facts["accuracy"], stage != "warmup"
-        plain = [f"{accuracy['test_accuracy_plain']:.4f}"] if prompted else []
+        accuracy, sparse = record.reached, stage != "warmup"
+        plain = [f"{accuracy.test_accuracy_plain or 0:.4f}"] if prompted else []
         table.add_row(
             label,
-            f"{accuracy['test_accuracy']:.4f}",
+            f"{accuracy.test_accuracy or 0:.4f}",
             *plain,
-            f"{result['sparsity']:.6f}" if sparse else "0",
-            str(facts["epochs"]),
-            str(facts["gradient_steps"]),
-            str(facts["forward_backward_passes"]),
-            f"{facts.get('seconds') or 0:.1f}",
+            f"{result.sparsity:.6f}" if sparse else "0",
+            str(record.epochs),
+            str(record.gradient_steps),
+            str(record.forward_backward_passes),
+            f"{record.seconds or 0:.1f}",
         )
     console = Console()
     console.print(table)
-    of = "channels" if result["structured"] else "weights"
+    of = "channels" if result.structured else "weights"
+    by_layer = result.sparsity_by_layer or {}
+    levels = "".join(f", {pattern} {level:g}" for pattern, level in by_layer.items())
     console.print(
-        f"sparsity ({of}) asked {result['sparsity_requested']:g}, measured "
-        f"{result['sparsity']:.6f}: kept "
-        f"{result['weights_kept']:,} of {result['weights_prunable']:,} weights"
+        f"sparsity ({of}) asked {result.sparsity_requested:g}{levels}, measured "
+        f"{result.sparsity:.6f}: kept "
+        f"{result.weights_kept:,} of {result.weights_prunable:,} weights"
     )
     console.print(
-        f"{result['gradient_steps']:,} gradient steps, {result['forward_backward_passes']:,} "
-        f"forward-backward passes, {result['seconds']:.1f} s"
+        f"{result.gradient_steps:,} gradient steps, {result.forward_backward_passes:,} "
+        f"forward-backward passes, {result.seconds:.1f} s"
     )
     console.print(f"picture: {run.summary}\nresult:  {run.result}", soft_wrap=True)
 
 
 def draw_summary(
-    run: RunFolder, network: PromptedClassifier, data: ImageData, result: dict[str, Any]
+    run: RunFolder, network: PromptedClassifier, data: ImageData, result: RunRecord
 ) -> None:
     """Draw ``summary.png``: curves of all stages, per-layer sparsity, prompt and an example."""
     import matplotlib as mpl
@@ -82,8 +83,8 @@ def draw_summary(
     _draw_prompt(axes[1, 0], network)
     _draw_examples(axes[1, 1], axes[1, 2], network, data)
     figure.suptitle(
-        f"{result['method']}: {result['backbone']} on {result['dataset']}, "
-        f"{100 * result['sparsity']:.1f} % sparsity, test accuracy {result['test_accuracy']:.4f}"
+        f"{result.method}: {result.backbone} on {result.dataset}, "
+        f"{100 * result.sparsity:.1f} % sparsity, test accuracy {result.test_accuracy:.4f}"
     )
     with whole_file(run.summary) as temporary:
         figure.savefig(temporary, dpi=100, format="png")
@@ -93,7 +94,7 @@ def draw_summary(
 def _draw_curves(
     axes: Any,
     rows: list[dict[str, Any]],
-    result: dict[str, Any],
+    result: RunRecord,
     metrics: tuple[str, ...],
     title: str,
 ) -> None:
@@ -101,10 +102,10 @@ def _draw_curves(
     start = 0
     styles = {
         "train_acc": ("tab:gray", "training"),
-        "acc": ("tab:blue", "test, while training"),
+        "acc": ("tab:blue", f"{'held out' if result.validation else 'test'}, while training"),
     }
-    for index, (stage, facts) in enumerate(result["stages"].items()):
-        epochs = facts["epochs"]
+    for index, (stage, record) in enumerate(result.stages.items()):
+        epochs = record.epochs or 0
         for metric in metrics:
             color, label = styles.get(metric, ("tab:red", "training"))
             points = [
@@ -115,7 +116,7 @@ def _draw_curves(
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
         if "acc" in metrics:
-            after = (start + epochs, facts["accuracy"]["test_accuracy"])
+            after = (start + epochs, record.reached.test_accuracy)
             axes.plot(*after, "k*", markersize=9, label="test, after the stage")
         if epochs:
             axes.axvspan(
@@ -138,11 +139,11 @@ def _draw_curves(
         axes.legend(once.values(), once.keys())
 
 
-def _draw_layers(axes: Any, result: dict[str, Any]) -> None:  # matplotlib is imported late
-    layers = result["sparsity_per_layer"]
-    what = "all channels" if result["structured"] else "all layers"
+def _draw_layers(axes: Any, result: RunRecord) -> None:  # matplotlib is imported late
+    layers = result.sparsity_per_layer or {}
+    what = "all channels" if result.structured else "all layers"
     axes.barh(range(len(layers)), list(layers.values()), color="tab:green")
-    axes.axvline(result["sparsity"], color="k", linestyle="--", label=what)
+    axes.axvline(result.sparsity, color="k", linestyle="--", label=what)
     axes.set_yticks(range(len(layers)), list(layers), fontsize=6)
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="sparsity (fraction removed)", title="sparsity per layer")

@@ -1,5 +1,10 @@
 """Masks, thresholds and exact selection: tensors only, no training loop."""
 
+from vpns_lightning.sparsity.attention import (
+    CalledAttention,
+    attention_projections,
+    can_be_called,
+)
 from vpns_lightning.sparsity.channel_selection import ChannelScope, keep_channels
 from vpns_lightning.sparsity.gates import (
     Gated,
@@ -19,6 +24,12 @@ from vpns_lightning.sparsity.layers import (
     unbake,
     unmask_layers,
 )
+from vpns_lightning.sparsity.levels import (
+    Scope,
+    check_sparsity,
+    layer_levels,
+    ranked_together,
+)
 from vpns_lightning.sparsity.masks import (
     SparsityReport,
     get_masks,
@@ -30,10 +41,8 @@ from vpns_lightning.sparsity.masks import (
 from vpns_lightning.sparsity.packing import pack, unpack
 from vpns_lightning.sparsity.straight_through import Masked, MaskedGradient, StraightThrough
 from vpns_lightning.sparsity.topk import (
-    Scope,
     TieRule,
     check_scores,
-    check_sparsity,
     comparable,
     keep_highest,
     kth_smallest,
@@ -42,6 +51,7 @@ from vpns_lightning.sparsity.topk import (
 )
 
 __all__ = [
+    "CalledAttention",
     "ChannelScope",
     "Gated",
     "Masked",
@@ -53,7 +63,9 @@ __all__ = [
     "SparsityReport",
     "StraightThrough",
     "TieRule",
+    "attention_projections",
     "bake",
+    "can_be_called",
     "check_scores",
     "check_sparsity",
     "comparable",
@@ -64,12 +76,14 @@ __all__ = [
     "keep_channels",
     "keep_highest",
     "kth_smallest",
+    "layer_levels",
     "mask_layers",
     "masked_layers",
     "names_hash",
     "open_gates",
     "pack",
     "prune_count",
+    "ranked_together",
     "replace_module",
     "select",
     "set_masks",

@@ -5,12 +5,13 @@ and ``torch.compile``, DDP and Torch-Pruning see an ordinary layer.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.sparsity.attention import CalledAttention, can_be_called
 from vpns_lightning.sparsity.straight_through import Masked, MaskedGradient, StraightThrough
 
 
@@ -108,7 +109,8 @@ def mask_layers(module: nn.Module, *, exclude: Sequence[str] = ()) -> nn.Module:
     """Replace every ``nn.Conv2d`` and ``nn.Linear`` below ``module`` by a masked one, in place.
 
     Exact types only: a subclass may use its weight outside ``forward``, where a mask would be
-    ignored. Calling it again changes nothing.
+    ignored. So does ``nn.MultiheadAttention``, which :class:`CalledAttention` stands in for.
+    Calling it again changes nothing.
 
     Args:
         module: The network.
@@ -121,6 +123,9 @@ def mask_layers(module: nn.Module, *, exclude: Sequence[str] = ()) -> nn.Module:
         patterns = [re.compile(pattern) for pattern in exclude]
     except re.error as error:
         raise UserError(f"exclude: {error.pattern!r} is no regular expression ({error})") from None
+    _replace_all(
+        module, lambda child: CalledAttention.from_dense(child) if can_be_called(child) else None
+    )
     masked: dict[nn.Module, MaskedLayer] = {}
     # a layer used under two names is listed twice, and must become one masked layer
     for name, child in list(module.named_modules(remove_duplicate=False)):
@@ -138,32 +143,50 @@ def mask_layers(module: nn.Module, *, exclude: Sequence[str] = ()) -> nn.Module:
 @torch.no_grad()
 def unmask_layers(module: nn.Module) -> nn.Module:
     """Fold every mask into its weight and put plain layers back, in place."""
-    for name, layer in list(masked_layers(module)):
-        dense: nn.Conv2d | nn.Linear
-        if isinstance(layer, MaskedConv2d):
-            dense = nn.Conv2d(
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel_size,  # type: ignore[arg-type]  # see MaskedConv2d.from_dense
-                layer.stride,  # type: ignore[arg-type]  # same
-                layer.padding,  # type: ignore[arg-type]  # same
-                layer.dilation,  # type: ignore[arg-type]  # same
-                layer.groups,
-                layer.bias is not None,
-                layer.padding_mode,
-                device="meta",
-            )
-        else:
-            assert isinstance(layer, MaskedLinear)
-            dense = nn.Linear(
-                layer.in_features, layer.out_features, layer.bias is not None, device="meta"
-            )
-        layer.weight.mul_(layer.mask)
-        for name_of, parameter in layer.named_parameters(recurse=False):
-            if name_of != "scores":
-                dense.register_parameter(name_of, parameter)
-        replace_module(module, name, dense.train(layer.training))
+    _replace_all(module, lambda child: _folded(child) if isinstance(child, MaskedLayer) else None)
+    _replace_all(
+        module, lambda child: child.to_dense() if isinstance(child, CalledAttention) else None
+    )
     return module
+
+
+def _folded(layer: MaskedLayer) -> nn.Module:
+    """Return the plain layer of a masked one, pruned weights zero."""
+    dense: nn.Conv2d | nn.Linear
+    if isinstance(layer, MaskedConv2d):
+        dense = nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]  # see MaskedConv2d.from_dense
+            layer.stride,  # type: ignore[arg-type]  # same
+            layer.padding,  # type: ignore[arg-type]  # same
+            layer.dilation,  # type: ignore[arg-type]  # same
+            layer.groups,
+            layer.bias is not None,
+            layer.padding_mode,
+            device="meta",
+        )
+    else:
+        assert isinstance(layer, MaskedLinear)
+        dense = nn.Linear(
+            layer.in_features, layer.out_features, layer.bias is not None, device="meta"
+        )
+    layer.weight.mul_(layer.mask)
+    for name, parameter in layer.named_parameters(recurse=False):
+        if name != "scores":
+            dense.register_parameter(name, parameter)
+    return dense.train(layer.training)
+
+
+def _replace_all(module: nn.Module, new_for: Callable[[nn.Module], nn.Module | None]) -> None:
+    """Put ``new_for(child)`` in the place of every child below ``module`` it is not None for."""
+    made: dict[nn.Module, nn.Module] = {}
+    # a module used under two names is listed twice, and must become one
+    for name, child in list(module.named_modules(remove_duplicate=False)):
+        if name and child not in made and (new := new_for(child)) is not None:
+            made[child] = new
+        if child in made:
+            replace_module(module, name, made[child])
 
 
 def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:

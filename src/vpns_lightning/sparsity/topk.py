@@ -10,23 +10,9 @@ from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.sparsity.host_search import above_on_host
+from vpns_lightning.sparsity.levels import Scope, check_sparsity, ranked_together
 
-Scope = Literal["global", "layer"]
 TieRule = Literal["exact", "threshold"]
-
-
-def check_sparsity(sparsity: float) -> float:
-    """Return ``sparsity`` as a float.
-
-    Raises:
-        UserError: It is not a number in [0, 1).
-    """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
-        raise UserError(
-            f"sparsity must be a number in [0, 1), got {sparsity!r}: it is the fraction of "
-            "weights removed; for no pruning use 0 or the Dense pruner"
-        )
-    return float(sparsity)
 
 
 def prune_count(total: int, sparsity: float) -> int:
@@ -169,6 +155,7 @@ def select(
     scope: Scope = "global",
     tie_rule: TieRule = "exact",
     alive: Mapping[str, Tensor] | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Return bool masks that keep the highest scores, exact to the weight.
 
@@ -178,6 +165,7 @@ def select(
         scope: ``"global"`` ranks all weights together, ``"layer"`` each layer by itself.
         tie_rule: See :func:`keep_highest`.
         alive: Masks of an earlier round; what is False there stays removed.
+        levels: Layer name to its own sparsity, which holds in that layer alone.
 
     Raises:
         UserError: A score is NaN or infinite (the layer is named), the sparsity is out of range,
@@ -190,9 +178,8 @@ def select(
         value = comparable(score)
         ranked[name] = value if alive is None else value.masked_fill(~alive[name], -math.inf)
     masks = {name: torch.empty_like(value, dtype=torch.bool) for name, value in ranked.items()}
-    groups = [list(ranked)] if scope == "global" else [[name] for name in ranked]
-    for group in groups:
-        _select_group({n: ranked[n] for n in group}, sparsity, masks, tie_rule)
+    for group, level in ranked_together(ranked, sparsity, scope=scope, levels=levels):
+        _select_group({n: ranked[n] for n in group}, level, masks, tie_rule)
     return masks
 
 

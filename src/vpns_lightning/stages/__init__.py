@@ -4,7 +4,7 @@ from vpns_lightning.stages.base import Stage
 from vpns_lightning.stages.mask_finding import MaskFinding
 from vpns_lightning.stages.prompt_tuning import PromptTuning
 from vpns_lightning.stages.rehearsal import rehearse
-from vpns_lightning.stages.steps import VIEWS, check_seed, derive_seed, refusing
+from vpns_lightning.stages.steps import VIEWS, refusing
 from vpns_lightning.stages.subnetwork_tuning import SubnetworkTuning
 
 __all__ = [
@@ -13,8 +13,6 @@ __all__ = [
     "PromptTuning",
     "Stage",
     "SubnetworkTuning",
-    "check_seed",
-    "derive_seed",
     "refusing",
     "rehearse",
 ]

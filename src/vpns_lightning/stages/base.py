@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
@@ -14,12 +14,15 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from vpns_lightning._version import __version__
+from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, parameter_groups
+from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
+from vpns_lightning.stages.fusing import few_kernels
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
-from vpns_lightning.stages.steps import check_views, derive_seed, log_interval, refusing
+from vpns_lightning.stages.steps import check_views, log_interval, refusing
 
 BuildScheduler = Callable[[Optimizer], LRScheduler]
 CHECKPOINT_SCHEMA = 1
@@ -41,6 +44,8 @@ class Stage(pl.LightningModule, ABC):
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
 
     Attributes:
+        name: In logs, files and messages.
+        seed_name: In the seeds of its random streams, where that is not ``name``.
         period: Epochs that a learning-rate schedule spans; all of them unless a pruner has rounds.
         shuffle: Which of the pruner's shuffles the batch at hand is from; most have one, unnamed.
         seed: Of all randomness of the stage; the pipeline sets it.
@@ -50,7 +55,8 @@ class Stage(pl.LightningModule, ABC):
         UserError: ``epochs`` is negative or a view is unknown, repeated, or missing.
     """
 
-    stage: str = "stage"
+    name: str = "stage"
+    seed_name: str = ""
     network: PromptedClassifier
 
     def __init__(
@@ -99,15 +105,12 @@ class Stage(pl.LightningModule, ABC):
             self.passes += 1
             correct = (logits.argmax(1) == labels).float()
             self.train_acc.update(correct, torch.ones_like(correct))
-        return loss
+        return self.guard.passed_on(loss)
 
     @property
-    def streams(self) -> tuple[str, ...]:
-        """The orders of images that a batch is drawn from, each shuffled by itself.
-
-        A view's name, or ``view:shuffle`` where a view is shown in several orders.
-        """
-        return self.views
+    def streams(self) -> tuple[Stream, ...]:
+        """The orders of images that a batch is drawn from, each shuffled by itself."""
+        return tuple(Stream(view) for view in self.views)
 
     def progress(self) -> tuple[int, int]:
         """Return how many iterations lie before the one at hand, and how many the stage has."""
@@ -136,11 +139,11 @@ class Stage(pl.LightningModule, ABC):
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum of ``tensor`` over all processes."""
-        if self.world_size == 1:
-            return tensor
-        summed = self.trainer.strategy.reduce(tensor, reduce_op="sum")
-        assert isinstance(summed, Tensor)
-        return summed
+        if self.world_size > 1:
+            # not the strategy's own, which waits for all processes at a barrier first
+            tensor = tensor.clone()
+            distributed.all_reduce(tensor)
+        return tensor
 
     def configure_optimizers(self) -> Any:  # Lightning accepts several shapes
         """Build the stage's optimisers and one scheduler for each.
@@ -148,11 +151,11 @@ class Stage(pl.LightningModule, ABC):
         Raises:
             UserError: One of them refuses its arguments.
         """
-        with refusing(f"{self.stage}.optimizer"):
-            optimizers = self.make_optimizers()
-        for optimizer in optimizers:
-            self.guard.protect(optimizer, scaled=self.trainer.precision == "16-mixed")
-        with refusing(f"{self.stage}.lr_scheduler"):
+        with refusing(f"{self.name}.optimizer"):
+            scaled = self.trainer.precision == "16-mixed"
+            optimizers = [few_kernels(each, scaled=scaled) for each in self.make_optimizers()]
+        self.guard.protect(optimizers, scaled=scaled)
+        with refusing(f"{self.name}.lr_scheduler"):
             return optimizers, [self.make_scheduler(optimizer) for optimizer in optimizers]
 
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler:
@@ -164,6 +167,17 @@ class Stage(pl.LightningModule, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of what this stage may train, each with its learning rate if set."""
         return self._apply_prompt_lr(parameter_groups(self.network))
+
+    def configure_model(self) -> None:
+        """Make the network ready, before Lightning moves it and DDP wraps it."""
+        # Lightning makes the accelerator torch's default device here; orders of images and random
+        # draws belong on the CPU, and all else says itself where it lies
+        with torch.device("cpu"):
+            self.prepare_network()
+
+    @abstractmethod
+    def prepare_network(self) -> None:
+        """Fit, attach and freeze what the stage needs; on a network that is ready, do nothing."""
 
     @abstractmethod
     def make_optimizers(self) -> list[Optimizer]:
@@ -193,9 +207,19 @@ class Stage(pl.LightningModule, ABC):
         """
         self.batch_idx = batch_idx
         torch.manual_seed(
-            derive_seed(self.seed, self.stage, self.current_epoch, batch_idx, self.global_rank)
+            derive_seed(
+                self.seed,
+                self.seed_name or self.name,
+                self.current_epoch,
+                batch_idx,
+                self.global_rank,
+            )
         )
         return None
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Let the optimiser know whether the loss was bad on any process."""
+        self.guard.settle()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """At a log point: stop on a bad loss, then log the running means of the epoch."""
@@ -207,13 +231,13 @@ class Stage(pl.LightningModule, ABC):
         """Log the epoch's loss and accuracy and step the schedulers."""
         # a pruner that was resumed with all it needs computes no loss any more
         if self.train_loss.update_called:
-            self.log(f"{self.stage}/loss", self.train_loss)
-            self.log(f"{self.stage}/train_acc", self.train_acc)
+            self.log(f"{self.name}/loss", self.train_loss)
+            self.log(f"{self.name}/train_acc", self.train_acc)
         schedulers = self.lr_schedulers()
         if schedulers is None:
             return
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            self.log(f"{self.stage}/lr", scheduler.get_last_lr()[0])
+            self.log(f"{self.name}/lr", scheduler.get_last_lr()[0])
             scheduler.step()  # type: ignore[call-arg]  # no scheduler here is ReduceLROnPlateau
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -223,13 +247,13 @@ class Stage(pl.LightningModule, ABC):
         own = self.network(images).argmax(1) if self.network.has_prompt else plain
         self.acc.update(own, labels)
         self.acc_plain.update(plain, labels)
-        self.log(f"{self.stage}/acc", self.acc)
-        self.log(f"{self.stage}/acc_plain", self.acc_plain)
+        self.log(f"{self.name}/acc", self.acc)
+        self.log(f"{self.name}/acc_plain", self.acc_plain)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the stage's name, so that no other stage restores this file."""
         checkpoint["vpns"] = {
-            "stage": self.stage,
+            "stage": self.name,
             "schema": CHECKPOINT_SCHEMA,
             "version": __version__,
             "passes": self.passes,
@@ -242,9 +266,9 @@ class Stage(pl.LightningModule, ABC):
             UserError: The checkpoint is not of this stage, or of a newer schema.
         """
         about = checkpoint.get("vpns", {})
-        if about.get("stage") != self.stage:
+        if about.get("stage") != self.name:
             raise UserError(
-                f"the checkpoint is of stage {about.get('stage')!r}, but {self.stage!r} was to be "
+                f"the checkpoint is of stage {about.get('stage')!r}, but {self.name!r} was to be "
                 "resumed: its epochs and scores would be wrong here"
             )
         if about.get("schema", 0) > CHECKPOINT_SCHEMA:
@@ -263,16 +287,13 @@ class Stage(pl.LightningModule, ABC):
         step = self.guard.first_bad_step()
         if step is not None:
             raise UserError(
-                f"the loss became NaN or infinite at gradient step {step} of stage {self.stage!r} "
+                f"the loss became NaN or infinite at gradient step {step} of stage {self.name!r} "
                 f"(epoch {self.current_epoch}); no weight was changed by it and the last "
                 "checkpoint is whole: lower the learning rate, or check the images of that batch"
             )
 
     def _look_at(self, loss: Tensor) -> None:
-        bad = ~torch.isfinite(loss)
-        if self.trainer.world_size > 1:
-            bad = self.reduce(bad.float()) > 0
-        self.guard.look(bad, self.global_step)
+        self.guard.look(loss, self.global_step, everywhere=self.world_size > 1)
         if self.guard.immediate:
             self.check_finite()
 

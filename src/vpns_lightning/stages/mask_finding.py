@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 from torch.optim import Adam, Optimizer
 
+from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, Pruner
-from vpns_lightning.sparsity import check_sparsity
+from vpns_lightning.pruners.base import BuildOptimizer, Pruner
+from vpns_lightning.sparsity import check_sparsity, layer_levels
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
 from vpns_lightning.stages.subnetwork_tuning import default_tune_optimizer
@@ -26,6 +27,8 @@ class MaskFinding(Stage):
         network: The network to prune.
         pruner: Decides which weights survive.
         sparsity: Fraction of prunable weights removed, in [0, 1); of channels, if those are pruned.
+        sparsity_by_layer: Fraction removed in each layer whose name a shell-style pattern matches,
+            as ``{conv1: 0.5, "layer4.*": 0.95}``; ``sparsity`` is then that of all other layers.
         epochs: Epochs; the pruner may need fewer, or so many in each of its rounds.
         views: What a step trains on; [prompted, plain] takes one step on each (released code).
         unaugmented: Views whose images are not cropped and flipped.
@@ -38,10 +41,11 @@ class MaskFinding(Stage):
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
 
     Raises:
-        UserError: The sparsity is out of range, or epochs or views are (see Stage).
+        UserError: A sparsity is out of range, a pattern matches no layer or two match one, the
+            pruner knows no levels, or epochs or views are out of range (see Stage).
     """
 
-    stage = "find"
+    name = "find"
 
     def __init__(
         self,
@@ -49,6 +53,7 @@ class MaskFinding(Stage):
         pruner: Pruner,
         *,
         sparsity: float,
+        sparsity_by_layer: Mapping[str, float] | None = None,
         epochs: int = 30,
         views: Sequence[str] = ("prompted",),
         unaugmented: Sequence[str] = (),
@@ -58,6 +63,13 @@ class MaskFinding(Stage):
         prompt_lr: float | None = None,
     ) -> None:
         sparsity = check_sparsity(sparsity)
+        patterns = dict(sparsity_by_layer or {})
+        if patterns and not pruner.takes_levels:
+            raise UserError(
+                f"find.sparsity_by_layer is of weights that a pruner ranks, and "
+                f"{type(pruner).__name__} ranks none: leave it out, or choose Hydra or the like"
+            )
+        pruner.levels = layer_levels(patterns, network.prunable())
         default = default_tune_optimizer if pruner.trains_weights else default_find_optimizer
         super().__init__(
             network,
@@ -75,11 +87,12 @@ class MaskFinding(Stage):
             )
         self.pruner = pruner
         self.sparsity = sparsity
+        self.sparsity_by_layer = patterns
         self.period = pruner.period(epochs, sparsity)
         self.mapping_on = mapping_on
 
-    def configure_model(self) -> None:
-        """Fit the mapping if it is not, then attach the pruner; before DDP wraps the network."""
+    def prepare_network(self) -> None:
+        """Fit the mapping if it is not, then attach the pruner."""
         fresh = not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None
         if fresh and self.mapping_on == "dense":
             fit_mapping(self.network, self.trainer)
@@ -90,9 +103,9 @@ class MaskFinding(Stage):
             fit_mapping(self.network, self.trainer, prompted=True, augmented=True)
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def streams(self) -> tuple[Stream, ...]:
         """One stream of every view for each of the pruner's shuffles."""
-        return tuple(_stream(view, s) for view in self.views for s in self.pruner.shuffles)
+        return tuple(Stream(view, s) for view in self.views for s in self.pruner.shuffles)
 
     def make_optimizers(self) -> list[Optimizer]:
         """Return what the pruner wants trained.
@@ -118,22 +131,19 @@ class MaskFinding(Stage):
         super().on_train_batch_start(batch, batch_idx)
         return -1 if self.pruner.done else None
 
-    def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
+    def training_step(self, batch: Mapping[Stream, Batch], batch_idx: int) -> None:
         """Let the pruner take a step on each view, and on each of its shuffles, in turn."""
         for view in self.views:
             for shuffle in self.pruner.shuffles:
                 self.shuffle = shuffle
-                self.pruner.step(self, view, batch[_stream(view, shuffle)])
+                self.pruner.step(self, view, batch[Stream(view, shuffle)])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Let the pruner change the (unscaled) gradients."""
+        super().on_before_optimizer_step(optimizer)
         self.pruner.regularize(self.network)
 
     def on_train_epoch_end(self) -> None:
         """Log and schedule, then let the pruner act on the epoch's end."""
         super().on_train_epoch_end()
         self.pruner.end_epoch(self)
-
-
-def _stream(view: str, shuffle: str) -> str:
-    return f"{view}:{shuffle}" if shuffle else view

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, gradient_step
+from vpns_lightning.pruners.base import BuildOptimizer, gradient_step
 from vpns_lightning.sparsity import bake, unbake
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping, recalibrate
@@ -34,7 +35,8 @@ class PromptTuning(Stage):
         UserError: The network has no prompt, or a mapping to be refitted has sliced the head.
     """
 
-    stage = "prompt"
+    name = "prompt_tuning"
+    seed_name = "prompt"  # the name it had when its random streams were defined
 
     def __init__(
         self,
@@ -58,18 +60,18 @@ class PromptTuning(Stage):
         )
         if epochs and not network.has_prompt:
             raise UserError(
-                "prompt.epochs needs a network with a prompt: set network.prompt, or prompt.epochs "
-                "to 0"
+                "prompt_tuning.epochs needs a network with a prompt: set network.prompt, or "
+                "prompt_tuning.epochs to 0"
             )
         if epochs and refit_mapping and network.mapping.slice_head:
             raise UserError(
-                "prompt.refit_mapping needs a mapping that keeps the whole head: set "
+                "prompt_tuning.refit_mapping needs a mapping that keeps the whole head: set "
                 "network.mapping.slice_head to false"
             )
         self.refit_mapping = refit_mapping
         self.recalibrate = recalibrate
 
-    def configure_model(self) -> None:
+    def prepare_network(self) -> None:
         """Measure again what is asked for, then freeze all but the prompt."""
         network = self.network
         fresh = self.trainer.ckpt_path is None
@@ -100,6 +102,6 @@ class PromptTuning(Stage):
         """Return one optimiser, of the prompt."""
         return [self.build_optimizer(self.parameter_groups())]
 
-    def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
+    def training_step(self, batch: Mapping[Stream, Batch], batch_idx: int) -> None:
         """Take one optimiser step on the prompt."""
-        gradient_step(self, "prompted", batch["prompted"])
+        gradient_step(self, "prompted", batch[Stream("prompted")])

@@ -18,14 +18,14 @@ def rehearse(stage: Stage) -> None:
     """
     if not stage.epochs:
         return
-    with refusing(f"{stage.stage}.optimizer"):
+    with refusing(f"{stage.name}.optimizer"):
         optimizer = stage.build_optimizer(stage.parameter_groups())
-    with warnings.catch_warnings(), refusing(f"{stage.stage}.lr_scheduler"):
+    with warnings.catch_warnings(), refusing(f"{stage.name}.lr_scheduler"):
         warnings.simplefilter("ignore")  # that no optimiser step came before
         scheduler = stage.make_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise UserError(
-                f"{stage.stage}.lr_scheduler: ReduceLROnPlateau waits for a metric, and no stage "
+                f"{stage.name}.lr_scheduler: ReduceLROnPlateau waits for a metric, and no stage "
                 "looks at one: use a schedule of epochs, such as MultiStepLR"
             )
         for _ in range(stage.period):

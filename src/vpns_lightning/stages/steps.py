@@ -1,6 +1,5 @@
 """What a step of training looks at, what it draws from, and when it is logged."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,24 +8,6 @@ import lightning.pytorch as pl
 from vpns_lightning.base.errors import UserError, nearest
 
 VIEWS = ("prompted", "plain")
-SEEDS = 2**32  # as many as NumPy takes
-
-
-def check_seed(seed: int) -> int:
-    """Return ``seed``.
-
-    Raises:
-        UserError: It is not in [0, 2^32).
-    """
-    if not 0 <= seed < SEEDS:
-        raise UserError(f"a seed must be from 0 to {SEEDS - 1}, got {seed}")
-    return seed
-
-
-def derive_seed(*parts: object) -> int:
-    """Return a 63-bit seed that is a pure function of ``parts``."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def log_interval(trainer: pl.Trainer) -> int:

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch.optim import SGD, Optimizer
 
+from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.network import PromptedClassifier
-from vpns_lightning.pruners.base import Batch, BuildOptimizer, gradient_step
+from vpns_lightning.pruners.base import BuildOptimizer, gradient_step
 from vpns_lightning.sparsity import bake, unbake
 from vpns_lightning.stages.base import BuildScheduler, Stage
 from vpns_lightning.stages.mapping_pass import fit_mapping
@@ -32,7 +33,7 @@ class SubnetworkTuning(Stage):
         optimizer: Of weights and prompt; SGD 0.01, momentum 0.9, decay 1e-4 where None.
         lr_scheduler: Stepped once an epoch; cosine to zero where None.
         prompt_lr: Learning rate of the prompt; the optimiser's own where None.
-        stage: Name in logs and folders: ``tune``, or ``warmup``.
+        name: Name in logs and folders: ``tune``, or ``warmup``.
 
     Raises:
         UserError: Epochs or views are out of range (see Stage).
@@ -48,7 +49,7 @@ class SubnetworkTuning(Stage):
         optimizer: BuildOptimizer | None = None,
         lr_scheduler: BuildScheduler | None = None,
         prompt_lr: float | None = None,
-        stage: str = "tune",
+        name: str = "tune",
     ) -> None:
         super().__init__(
             network,
@@ -59,10 +60,10 @@ class SubnetworkTuning(Stage):
             lr_scheduler=lr_scheduler,
             prompt_lr=prompt_lr,
         )
-        self.stage = stage
+        self.name = name
 
-    def configure_model(self) -> None:
-        """Fit the mapping if nobody has, zero the pruned weights; before DDP wraps the network."""
+    def prepare_network(self) -> None:
+        """Fit the mapping if nobody has, and zero the pruned weights."""
         if not bool(self.network.mapping.fitted) and self.trainer.ckpt_path is None:
             fit_mapping(self.network, self.trainer)
         bake(self.network.backbone)
@@ -75,7 +76,7 @@ class SubnetworkTuning(Stage):
         """Return one optimiser of all parameters, the prompt in a group of its own."""
         return [self.build_optimizer(self.parameter_groups())]
 
-    def training_step(self, batch: Mapping[str, Batch], batch_idx: int) -> None:
+    def training_step(self, batch: Mapping[Stream, Batch], batch_idx: int) -> None:
         """Take one optimiser step on each view in turn."""
         for view in self.views:
-            gradient_step(self, view, batch[view])
+            gradient_step(self, view, batch[Stream(view)])

@@ -5,7 +5,7 @@ import os
 import socket
 import uuid
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vpns_lightning.base.files import whole_file, write_text
-from vpns_lightning.runs.grid_cell import grid_facts
+from vpns_lightning.runs.grid_cell import grid_record
 from vpns_lightning.runs.metrics import COLUMNS, read_metrics
 
 
@@ -92,54 +92,58 @@ def wandb_offline_reason() -> str | None:
     return None
 
 
-def prepare_wandb(init_args: Mapping[str, Any], run_dir: Path, seed_name: str) -> dict[str, Any]:
-    """Return the arguments of a ``WandbLogger`` that resumes its run and works without network.
+def wandb_offline(offline: bool, run_dir: Path) -> bool:
+    """Return whether W&B runs offline, and say why where nobody asked for it.
 
     Args:
-        init_args: What the config says.
-        run_dir: The run folder; W&B's files and the run's id stay in it.
-        seed_name: Default name of the run.
+        offline: What the config says.
+        run_dir: The run folder, for the way to send the run later.
     """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    args = {name: value for name, value in init_args.items() if value is not None}
-    args["save_dir"] = str(run_dir)
-    args.setdefault("name", seed_name)
-    args.setdefault("group", (grid_facts() or {}).get("name", seed_name))
-    id_file = run_dir / "wandb_id.txt"
-    if not id_file.is_file():
-        write_text(id_file, args.get("id", uuid.uuid4().hex[:8]) + "\n")
-    args["id"] = id_file.read_text().strip()
-    reason = None if args.get("offline") else wandb_offline_reason()
+    reason = None if offline else wandb_offline_reason()
     if reason:
         rank_zero_warn(
             f"W&B runs offline because {reason}; send the run later with "
             f"`wandb sync {run_dir}/wandb/offline-run-*`"
         )
-        args["offline"] = True
-    return args
+    return offline or bool(reason)
 
 
-def for_stage(logger: Logger, stage: str) -> Logger:
-    """Return the logger of one stage: for W&B a run of its own, so that the stage is its job type.
+def wandb_arguments(init_args: Mapping[str, Any], run_dir: Path, stage: str) -> dict[str, Any]:
+    """Return the arguments of a ``WandbLogger`` that resumes the W&B run of a stage.
 
-    Runs of one command share the group. Other loggers, and W&B runs that were handed in, stay.
+    Every stage is a run of its own, the stage its job type; runs of one command share the group.
+
+    Args:
+        init_args: What the config says.
+        run_dir: The run folder; W&B's files and the run's id stay in it.
+        stage: The stage.
     """
-    if not isinstance(logger, WandbLogger) or logger._experiment is not None:
-        return logger
-    # not copy.copy, for which Lightning would start the run
-    own = object.__new__(type(logger))
-    own.__dict__.update(logger.__dict__)
-    names = {key: f"{logger._wandb_init[key]}-{stage}" for key in ("id", "name")}
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    args = {name: value for name, value in init_args.items() if value is not None}
+    cell = grid_record()
+    id_file = run_dir / "wandb_id.txt"
+    if not id_file.is_file():
+        write_text(id_file, args.get("id", uuid.uuid4().hex[:8]) + "\n")
+    run = f"{id_file.read_text().strip()}-{stage}"
     if stage == "tune" and "WANDB_SWEEP_ID" in os.environ:
         # the run that the sweep's agent waits for
-        names["id"] = os.environ.get("WANDB_RUN_ID", names["id"])
-    own._wandb_init = {"job_type": stage, **logger._wandb_init, **names}
-    own._id, own._name = names["id"], names["name"]
-    return own
+        run = os.environ.get("WANDB_RUN_ID", run)
+    return {
+        "group": cell.name if cell else run_dir.name,
+        "job_type": stage,
+        **args,
+        "name": f"{args.get('name', run_dir.name)}-{stage}",
+        "save_dir": str(run_dir),
+        "id": run,
+    }
 
 
-def end_stage(logger: Logger, summary: Mapping[str, Any]) -> None:
-    """Write the summary of a stage's own W&B run and end it; other loggers go on."""
-    if isinstance(logger, WandbLogger):
-        logger.experiment.summary.update(dict(summary))
-        logger.experiment.finish()
+def close(loggers: Sequence[Logger], summary: Mapping[str, Any]) -> None:
+    """Write what a stage has come to into the summaries of its W&B runs, and end all loggers."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update(dict(summary))
+            logger.finalize("success")
+            logger.experiment.finish()
+        else:
+            logger.finalize("success")

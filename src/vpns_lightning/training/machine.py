@@ -2,9 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,12 +14,14 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.processes import say
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import Structured
 from vpns_lightning.sparsity import replace_module
 from vpns_lightning.stages import MaskFinding, Stage, rehearse
 
+NAMED = 6  # weights that stay dense, of more only their number is said
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # each is expected here and would only make users look for a fault
 EXPECTED_WARNINGS = (
@@ -31,6 +34,63 @@ EXPECTED_WARNINGS = (
     ".*Grad strides do not match bucket view strides.*",  # 1 x 1 kernels have two sets of strides
     ".*configure_optimizers. returned .None..*",  # pruners that train nothing
 )
+
+
+# options of the Trainer that the stages or the pipeline decide, and where to set them instead
+ELSEWHERE = {
+    "max_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
+    "min_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
+    "max_steps": "stages last epochs (--find.epochs, --tune.epochs); --trainer.limit_train_batches "
+    "shortens an epoch",
+    "min_steps": "stages last epochs: --find.epochs, --tune.epochs",
+    "max_time": "stop the run with SIGTERM when the time is over; the same command resumes it",
+    "accumulate_grad_batches": "stages take their own gradient steps: choose --data.batch_size",
+    "gradient_clip_val": "stages take their own gradient steps, which are not clipped",
+    "gradient_clip_algorithm": "stages take their own gradient steps, which are not clipped",
+    "enable_checkpointing": "every epoch is saved in the run folder, which resuming needs",
+    "use_distributed_sampler": "the data module draws for each process, in an order of its own",
+    "reload_dataloaders_every_n_epochs": "the data module keeps its loaders, in exact orders",
+    "barebones": "--config configs/debug.yaml makes a run short",
+    "fast_dev_run": "--config configs/debug.yaml makes a run short",
+    "overfit_batches": "--trainer.limit_train_batches shortens an epoch",
+    "num_sanity_val_steps": "nothing is validated before a stage",
+    "enable_autolog_hparams": "config.yaml in the run folder holds every key",
+    "model_registry": "checkpoints stay in the run folder",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is computed on: the Trainer's arguments, anew for every stage.
+
+    Attributes:
+        options: Plain arguments, such as devices and precision.
+        parts: Returns what is built for a stage by its name: loggers, callbacks, plugins.
+        loggers_of_stage: Loggers are a stage's own, and end with it.
+    """
+
+    options: Mapping[str, Any]
+    parts: Callable[[str], Mapping[str, Any]]
+    loggers_of_stage: bool = False
+
+    @classmethod
+    def of(cls, trainer: "Mapping[str, Any] | Machine | None") -> "Machine":
+        """Return the machine that Trainer arguments describe.
+
+        Callbacks are copied for each stage; loggers and plugins are those that were given.
+
+        Raises:
+            UserError: One of them belongs to the stages.
+        """
+        if isinstance(trainer, Machine):
+            return trainer
+        given = {key: value for key, value in (trainer or {}).items() if value is not None}
+        for key in given:
+            if key in ELSEWHERE:
+                raise UserError(f"trainer.{key} is not set here: {ELSEWHERE[key]}")
+        callbacks = as_list(given.pop("callbacks", None))
+        loggers = as_list(given.pop("logger", None))
+        return cls(given, lambda stage: {"callbacks": deepcopy(callbacks), "logger": loggers})
 
 
 def check_run(
@@ -64,9 +124,6 @@ def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
         raise UserError(
             f"strategy {machine['strategy']!r} starts processes that return no network: use ddp"
         )
-    for key, neutral in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-        if machine.get(key, neutral) not in (None, neutral):
-            raise UserError(f"trainer.{key} has no effect on manual optimisation: leave it out")
     if machine.get("sync_batchnorm") and (
         machine.get("accelerator") == "cpu" or not torch.cuda.is_available()
     ):
@@ -76,6 +133,20 @@ def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
             "trainer.limit_train_batches 0 leaves no batch to train on: set it to 1 or more, or "
             "the epochs of a stage that shall not train to 0"
         )
+
+
+def tell_dense(network: PromptedClassifier) -> None:
+    """Say which of the backbone's weights no mask reaches, where there are any."""
+    dense = network.dense_weights()
+    if not dense:
+        return
+    named = list(dense)
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    total = sum(parameter.numel() for parameter in network.backbone.parameters())
+    say(
+        f"stays dense besides biases and normalisation: {', '.join(named[:NAMED])}{more} "
+        f"({sum(dense.values()):,} of {total:,} values)"
+    )
 
 
 def check_channels(find: MaskFinding, data: ImageData) -> None:

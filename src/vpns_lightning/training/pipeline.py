@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+import msgspec
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -16,11 +16,12 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import is_first_process, say
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.runs.collecting import collect, stage_summary
 from vpns_lightning.runs.evaluation import evaluate
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
-from vpns_lightning.runs.record import collect, stage_summary
+from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
 from vpns_lightning.runs.settings import outline
 from vpns_lightning.runs.summary import draw_summary, print_table
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
@@ -35,13 +36,15 @@ from vpns_lightning.training.callbacks import (
     StopRequest,
     callbacks_of,
 )
-from vpns_lightning.training.loggers import MetricsCSV, end_stage, for_stage
+from vpns_lightning.training.loggers import MetricsCSV, close
 from vpns_lightning.training.machine import (
+    Machine,
     as_list,
     check_channels,
     check_run,
     quiet_lightning,
     same_norms,
+    tell_dense,
     tune_ddp,
     warn_of_slow_precision,
 )
@@ -54,9 +57,9 @@ def fit_stages(
     find: MaskFinding,
     tune: SubnetworkTuning,
     warmup: SubnetworkTuning | None = None,
-    prompt: PromptTuning | None = None,
+    prompt_tuning: PromptTuning | None = None,
     run_dir: str = "runs/latest",
-    trainer: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | Machine | None = None,
     seed: int = 7,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -72,9 +75,10 @@ def fit_stages(
         find: Stage 1.
         tune: Stage 2.
         warmup: Dense training before stage 1.
-        prompt: Learning the prompt alone after stage 2 (the pilot study).
+        prompt_tuning: Learning the prompt alone after stage 2 (the pilot study).
         run_dir: The run folder.
-        trainer: Arguments of the Lightning Trainer: the machine, not the method.
+        trainer: Arguments of the Lightning Trainer: the machine, not the method. Or a ``Machine``,
+            which builds loggers and callbacks anew for each stage.
         seed: Of everything random.
         config: What to store as ``config.yaml``; a short description where None.
 
@@ -84,9 +88,10 @@ def fit_stages(
     Raises:
         UserError: Something in the input cannot work; nothing expensive has been done by then.
     """
-    machine = dict(trainer or {})
-    stages = [stage for stage in (warmup, find, tune, prompt) if stage is not None]
-    check_run(network, data, machine, stages)
+    machine = Machine.of(trainer)
+    stages = [stage for stage in (warmup, find, tune, prompt_tuning) if stage is not None]
+    check_run(network, data, machine.options, stages)
+    tell_dense(network)
     run = RunFolder(run_dir)
     if warmup is not None and not run.handoff.is_file():
         check_channels(find, data)
@@ -97,7 +102,7 @@ def fit_stages(
         done = run.read_result()
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
-            return done
+            return as_plain(done)
         stop = StopRequest()
         held.enter_context(stop.listening())
         return _Run(run, network, data, machine, seed, stop).through(stages, find)
@@ -111,7 +116,7 @@ class _Run:
         run: RunFolder,
         network: PromptedClassifier,
         data: ImageData,
-        machine: dict[str, Any],
+        machine: Machine,
         seed: int,
         stop: StopRequest,
     ) -> None:
@@ -121,17 +126,12 @@ class _Run:
         self.machine = machine
         self.seed = seed
         self.stop = stop
-        self.facts: dict[str, Any] = {
-            "seed": seed,
-            "dataset": data.name,
-            "input_size": data.input_size,
-            "stages": {},
-        }
-        self.loggers: list[Logger] = [
-            MetricsCSV(run.metrics),
-            *as_list(machine.pop("logger", None)),
-        ]
-        self.evaluate = partial(evaluate, data=data, precision=machine.get("precision", "32-true"))
+        self.known = RunSoFar(seed=seed, dataset=data.name, input_size=data.input_size)
+        self.csv = MetricsCSV(run.metrics)
+        precision = machine.options.get("precision", "32-true")
+        self.evaluate = partial(evaluate, data=data, precision=precision)
+        # those that all stages share
+        self.loggers: list[Logger] = [self.csv]
         data.seed = seed
 
     def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
@@ -140,43 +140,43 @@ class _Run:
         left = self._resume(stages)
         if left and is_first_process():
             self.data.prepare_data()
-            self.facts["class_names"] = list(self.data.class_names)
+            names = tuple(self.data.class_names)
+            self.known = msgspec.structs.replace(self.known, class_names=names)
         for stage in left:
             self._fit(stage)
-            if stage.stage == "warmup" and is_first_process():
+            if stage.name == "warmup" and is_first_process():
                 share_warmup(self.run)
         return self._finish(find)
 
     def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Load the last hand-off, if there is one, and return the stages after it."""
-        names = [stage.stage for stage in stages]
+        names = [stage.name for stage in stages]
         source = take_warmup(self.run) if "warmup" in names and is_first_process() else None
         if source is not None:
             say(f"stage 'warmup' is that of {source}, which has an equal one")
         if not self.run.handoff.is_file():
             return stages
-        finished = read_about(self.run.handoff)["stage"]
+        finished = read_about(self.run.handoff).stage
         if finished not in names:
             raise UserError(
                 f"{self.run.handoff} was written by stage {finished!r}, which this run has not: "
                 f"its stages are {', '.join(names)}"
             )
-        self.facts = load_network(self.run.handoff, self.network)
+        self.known = load_network(self.run.handoff, self.network).run_so_far()
         say(f"stage {finished!r} is done in {self.run.path}; going on after it")
         return stages[names.index(finished) + 1 :]
 
     def _fit(self, stage: Stage) -> None:
         """Run one stage, from its checkpoint if there is one."""
         stage.seed = self.seed
-        checkpoint = self.run.checkpoint(stage.stage)
+        checkpoint = self.run.checkpoint(stage.name)
         resume = str(checkpoint) if checkpoint.is_file() else None
         if resume:
-            say(f"stage {stage.stage!r} goes on from {checkpoint}")
+            say(f"stage {stage.name!r} goes on from {checkpoint}")
         with quiet_lightning(), same_norms(self.network):
-            loggers = [for_stage(logger, stage.stage) for logger in self.loggers]
             # strategies that do not fit the accelerator, or do not exist, are ValueErrors
             with refusing("trainer", (MisconfigurationException, ValueError)):
-                trainer = self._trainer(stage, loggers)
+                trainer = self._trainer(stage)
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             with refusing("trainer", (MisconfigurationException,)):
@@ -192,14 +192,21 @@ class _Run:
         trainer.strategy.checkpoint_io.teardown()
         if is_first_process():
             about = read_about(self.run.handoff)
-            for logger in set(loggers) - set(self.loggers):
-                end_stage(logger, stage_summary(about, self.find, stage.stage))
+            self.known = about.run_so_far()
+            if self.machine.loggers_of_stage:
+                sparsity = about.sparsity or 0.0
+                close(trainer.loggers, stage_summary(self.known, self.find, stage.name, sparsity))
+            else:
+                self.loggers = trainer.loggers
 
-    def _trainer(self, stage: Stage, loggers: Sequence[Logger]) -> pl.Trainer:
-        """Return a Trainer of this stage's own; callbacks are copied."""
-        options = dict(self.machine)
-        theirs = [deepcopy(callback) for callback in as_list(options.pop("callbacks", None))]
-        checkpoint = self.run.checkpoint(stage.stage)
+    def _trainer(self, stage: Stage) -> pl.Trainer:
+        """Return a Trainer of this stage's own."""
+        built = dict(self.machine.parts(stage.name))
+        theirs = as_list(built.pop("callbacks", None))
+        plugins = as_list(built.pop("plugins", None) or self.machine.options.get("plugins"))
+        loggers = [self.csv, *as_list(built.pop("logger", None))]
+        options = {**self.machine.options, **built}
+        checkpoint = self.run.checkpoint(stage.name)
         bar = options.pop("enable_progress_bar", True)
         own_bar = bar and not any(isinstance(callback, ProgressBar) for callback in theirs)
         trainer = pl.Trainer(
@@ -211,15 +218,15 @@ class _Run:
                 "default_root_dir": str(checkpoint.parent),
                 "logger": loggers,
                 "enable_progress_bar": bar,
-                "plugins": [*as_list(options.get("plugins")), AtomicCheckpointIO()],
+                "plugins": [*plugins, AtomicCheckpointIO()],
                 "callbacks": [
                     *theirs,
-                    _Forget(loggers),
+                    _Forget(self.csv),
                     StageClock(),
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
                     SignalGuard(self.stop, checkpoint),
-                    FreezeMasks(self.run.handoff, self.facts, self.evaluate),
+                    FreezeMasks(self.run.handoff, self.known, self.evaluate),
                     EpochCheckpoint(checkpoint),
                 ],
             }
@@ -230,21 +237,28 @@ class _Run:
 
     def _finish(self, find: MaskFinding) -> dict[str, Any]:
         """Write masks, picture, table and, last, the result."""
-        result: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
         if is_first_process():
-            facts = read_about(self.run.handoff)
-            result = collect(self.network, self.data, find, facts, sys.argv)
-            save_masks(self.run.masks, self.network, {**facts, "method": result["method"]})
+            about = read_about(self.run.handoff)
+            run = about.run_so_far()
+            result = collect(self.network, self.data, find, run, sys.argv)
+            save_masks(
+                self.run.masks,
+                self.network,
+                run,
+                method=result.method,
+                stage=about.stage,
+                sparsity=about.sparsity,
+            )
             draw_summary(self.run, self.network, self.data, result)
-            self.run.write_result(result)
+            write_record(self.run.result, result)
             print_table(result, self.run)
+            plain = as_plain(result)
         for logger in self.loggers:
-            if logger is not for_stage(logger, ""):
-                continue  # its stages have summaries
             if is_first_process():
-                logger.log_metrics({f"result/{k}": result[k] for k in LOGGED_RESULTS})
+                logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
             logger.finalize("success")
-        return result
+        return plain
 
 
 LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
@@ -253,11 +267,10 @@ LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
 class _Forget(pl.Callback):
     """Drop the logged lines that a resumed epoch will write again."""
 
-    def __init__(self, loggers: Sequence[Logger]) -> None:
-        self.loggers = [logger for logger in loggers if isinstance(logger, MetricsCSV)]
+    def __init__(self, csv: MetricsCSV) -> None:
+        self.csv = csv
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget from the epoch at hand on."""
         assert isinstance(pl_module, Stage)
-        for logger in self.loggers:
-            logger.forget(pl_module.stage, trainer.current_epoch)
+        self.csv.forget(pl_module.name, trainer.current_epoch)

@@ -1,43 +1,35 @@
 """Decode once: the images of a split as one uint8 array in a memory-mapped file.
 
-A cache is two files, `<key>.npy` and the stamp `<key>.json` that is written after it. The key holds
-the names and sizes of all image files, so an edited data set gets a new cache. Both files are
-written under a temporary name, synced and renamed: a killed or a second builder does no harm.
+A cache is three files: ``<key>.npy``, ``<key>.crc32`` with a checksum of every image, and last the
+stamp ``<key>.json``. The key holds names, sizes and times of all image files, so an edited data set
+gets a new cache. All are written under a temporary name, synced and renamed: a killed or a second
+builder does no harm.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
-import socket
 import zlib
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 import PIL
-from rich.progress import track
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.files import lock
-from vpns_lightning.data.images.decode import (
-    BadImageError,
-    OnBadImage,
-    Pixels,
-    Split,
-    refuse_too_many_bad,
-    resize,
-)
+from vpns_lightning.base.files import replacing
+from vpns_lightning.data.images.decode import OnBadImage, Pixels
+from vpns_lightning.data.split import Split
 
-_log = logging.getLogger(__name__)
-
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 256
+_SAMPLE = 64
+
+Checksums: TypeAlias = npt.NDArray[np.uint32]
 
 
 class MixedSizesError(UserError):
@@ -45,21 +37,77 @@ class MixedSizesError(UserError):
 
 
 def open_pixels(path: Path) -> Pixels:
-    """Return the array of shape (N, h, w, 3) in `path`, memory-mapped."""
-    # copy-on-write: torch warns about tensors from read-only arrays
-    return cast("Pixels", np.load(path, mmap_mode="c", allow_pickle=False))
+    """Return the array of shape (N, h, w, 3) in ``path``, memory-mapped.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no such array.
+    """
+    try:
+        # copy-on-write: torch warns about tensors from read-only arrays
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # the header is parsed as Python, with its many kinds of errors
+        raise ValueError(f"{path} is no array: {error}") from error
+    if array.dtype != np.uint8 or array.ndim != 4 or not array.flags.c_contiguous:
+        raise ValueError(f"{path} is an array of {array.dtype}, {array.shape}, not of images")
+    return cast("Pixels", array)
 
 
-def fingerprint(split: Split) -> str:
-    """Return a hash of the images of a split: names and sizes of files, or the pixels."""
-    digest = hashlib.sha256(f"{_FORMAT} {PIL.__version__}".encode())
-    if split.pixels is not None:
-        digest.update(repr(split.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(split.pixels).data)
-    for file in split.files:
-        size = file.stat().st_size if file.exists() else -1
-        digest.update(f"{file.parent.name}/{file.name} {size}\n".encode())
-    return digest.hexdigest()[:16]
+def damaged_images(path: Path, sample: int | None = None) -> list[int]:
+    """Return the positions of images that are not what was written into a cache.
+
+    Args:
+        path: The array.
+        sample: How many images to look at, from the first to the last; None is all.
+
+    Raises:
+        OSError: The cache cannot be read.
+        ValueError: It is no cache.
+    """
+    pixels = open_pixels(path)
+    expected: Checksums = np.fromfile(path.with_suffix(".crc32"), dtype="<u4")
+    if len(expected) != len(pixels):
+        raise ValueError(f"{len(pixels)} images and {len(expected)} checksums")
+    rows = np.arange(len(pixels))
+    if sample is not None:
+        rows = np.unique(np.linspace(0, len(pixels) - 1, sample).astype(int))
+
+    def differing(some: npt.NDArray[np.int64]) -> list[int]:
+        return [int(row) for row in some if checksum(pixels[row]) != expected[row]]
+
+    with ThreadPoolExecutor() as pool:
+        parts = pool.map(differing, np.array_split(rows, -(-len(rows) // _CHUNK)))
+        return [row for part in parts for row in part]
+
+
+def verify_caches(folder: Path) -> list[str]:
+    """Compare every byte of the caches in a folder with what was written; return a line for each.
+
+    Raises:
+        UserError: A cache is damaged.
+    """
+    lines = []
+    for stamp in sorted(folder.glob("*.json")):
+        path = stamp.with_suffix(".npy")
+        try:
+            if _unsealed(stamp)["mixed"]:
+                continue  # says why there is no array
+            damaged, images = damaged_images(path), len(open_pixels(path))
+        except (OSError, KeyError, TypeError, EOFError, ValueError) as error:
+            raise UserError(
+                f"the cache {path} is damaged ({error}): delete it, and the next run makes it again"
+            ) from error
+        if damaged:
+            raise UserError(
+                f"the cache {path} is damaged: {len(damaged)} of its {images:,} images are not "
+                f"what was written, the first is image {damaged[0]}; delete it, and the next run "
+                f"makes it again"
+            )
+        size = path.stat().st_size / (1 << 20)
+        lines.append(f"{path}: {images:,} images, {size:,.1f} MiB, every byte as it was written")
+    return lines
 
 
 class PixelCache:
@@ -75,177 +123,77 @@ class PixelCache:
     def __init__(self, folder: Path, name: str, split: Split, size: int | None) -> None:
         self.split = split
         self.size = size
-        self.path = folder / f"{name}-{size or 'native'}-{fingerprint(split)}.npy"
+        parts = (_FORMAT, PIL.__version__, split.exif_rotation, split.fingerprint)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        self.path = folder / f"{name}-{size or 'native'}-{key}.npy"
+        self.checksums = self.path.with_suffix(".crc32")
         self.stamp = self.path.with_suffix(".json")
 
     def read_stamp(self) -> dict[str, Any] | None:
         """Return the stamp if it fits an intact array, else None: the cache must be built.
 
+        A file that has not been written to since is known by its size and time, and a sample of
+        its images is compared with their checksums; any other is compared as a whole.
+
         Raises:
             MixedSizesError: An earlier build found images of several sizes.
         """
         try:
-            stamp: dict[str, Any] = json.loads(self.stamp.read_text())
+            stamp = _unsealed(self.stamp)
             if stamp["mixed"]:
                 raise MixedSizesError(stamp["mixed"])
-            intact = stamp["checksum"] == _checksum(open_pixels(self.path))
-        except (OSError, KeyError, TypeError, EOFError, json.JSONDecodeError):
-            return None
+            about = self.path.stat()
+            if about.st_size != stamp["bytes"] or len(open_pixels(self.path)) != len(self.split):
+                return None
+            untouched = about.st_mtime_ns == stamp["mtime_ns"]
+            if damaged_images(self.path, _SAMPLE if untouched else None):
+                return None
+            if not untouched:
+                with suppress(OSError):  # of a folder that only others may write
+                    self.write_stamp(**{**stamp, "mtime_ns": about.st_mtime_ns})
         except MixedSizesError:
             raise
-        except ValueError:
+        except (OSError, KeyError, TypeError, EOFError, ValueError):
             return None
-        return stamp if intact else None
+        return stamp
 
     def bad_rows(self, on_bad_image: OnBadImage) -> list[int]:
         """Return the positions of images that could not be decoded.
 
         Raises:
-            BadImageError: There are some, and `on_bad_image` is `error`.
+            BadImageError: There are some, and ``on_bad_image`` is ``error``.
         """
-        stamp = self.read_stamp()
-        assert stamp is not None
+        stamp = _unsealed(self.stamp)
         bad: list[int] = stamp["bad"]
         if bad and on_bad_image == "error":
             self.split.image(bad[0])
         return bad
 
+    def write_stamp(self, **content: object) -> None:
+        """Write the stamp, which makes the cache valid."""
+        with replacing(self.stamp) as temporary:
+            temporary.write_text(_sealed({"mixed": None} | content))
 
-def build(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
-    """Decode the images of one split once and write all of its `caches` that are not complete.
 
-    Args:
-        caches: Caches of the same split at different sizes.
-        on_bad_image: `error` stops at the first bad image, `skip` records it in the stamp.
+def _sealed(content: dict[str, Any]) -> str:
+    """Return JSON with a checksum of its own content."""
+    return json.dumps(content | {"crc32": zlib.crc32(json.dumps(content).encode())})
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    """Return the content that was sealed.
 
     Raises:
-        BadImageError: An image cannot be decoded and `on_bad_image` is `error`.
-        MixedSizesError: A cache keeps the images' own size, and there are several.
-        UserError: More than 1 % of the images are bad, or the disk is full or read-only.
+        OSError: The file cannot be read.
+        ValueError: It is not what was written.
+        KeyError: It was never sealed.
     """
-    caches = [cache for cache in caches if cache.read_stamp() is None]
-    if not caches:
-        return
-    folder = caches[0].path.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # runs that start together decode once: the others wait here, then find it done
-        with lock(folder / ".lock", wait=True):
-            caches = [cache for cache in caches if cache.read_stamp() is None]
-            _remove_leftovers(folder)
-            if caches:
-                _write(caches, on_bad_image)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the image cache in {folder}: {error}; free some space there, use a "
-            f"smaller --data.cache_limit, or do without with --data.cache none"
-        ) from error
+    content: dict[str, Any] = json.loads(path.read_text())
+    if content.pop("crc32") != zlib.crc32(json.dumps(content).encode()):
+        raise ValueError(f"{path} is not what was written")
+    return content
 
 
-def _write(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
-    split = caches[0].split
-    bad: list[int] = []
-    shapes: list[tuple[int, ...]] = []
-    with ExitStack() as stack:
-        files = [stack.enter_context(_replacing(cache.path)) for cache in caches]
-        for arrays in _decoded(split, caches, on_bad_image, bad):
-            if not shapes:
-                shapes = [array.shape for array in arrays]
-                for file, shape in zip(files, shapes, strict=True):
-                    _write_header(file, (len(split), *shape))
-            for cache, file, shape, array in zip(caches, files, shapes, arrays, strict=True):
-                if array.shape != shape:
-                    _refuse_mixed(cache, shape, array.shape)
-                file.write(array.data)
-    for cache in caches:
-        _write_stamp(cache, bad=bad, checksum=_checksum(open_pixels(cache.path)))
-
-
-def _decoded(
-    split: Split, caches: Sequence[PixelCache], on_bad_image: OnBadImage, bad: list[int]
-) -> Iterator[list[Pixels]]:
-    """Yield each image at the size of each cache, in order; fills `bad`, whose pixels are zero."""
-
-    def one(index: int) -> list[Pixels] | None:
-        try:
-            image = split.image(index)
-        except BadImageError as error:
-            if on_bad_image == "error":
-                raise
-            _log.warning("skipped: %s", error)
-            return None
-        return [
-            np.ascontiguousarray(resize(image, cache.size) if cache.size else np.asarray(image))
-            for cache in caches
-        ]
-
-    waiting = 0
-    last: list[Pixels] | None = None
-    starts = range(0, len(split), _CHUNK)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        for start in track(starts, f"decoding {caches[0].path.stem} once"):
-            indices = range(start, min(start + _CHUNK, len(split)))
-            for index, arrays in zip(indices, pool.map(one, indices), strict=True):
-                if arrays is None:
-                    bad.append(index)
-                    refuse_too_many_bad(len(bad), len(split))
-                    waiting += 1
-                    continue
-                last = [np.zeros_like(array) for array in arrays] if last is None else last
-                # bad images at the very beginning wait until the size is known
-                yield from [last] * waiting
-                waiting = 0
-                yield arrays
-    if last is not None:
-        yield from [last] * waiting
-
-
-def _refuse_mixed(cache: PixelCache, first: tuple[int, ...], other: tuple[int, ...]) -> None:
-    message = (
-        f"cache=source needs images of one size, {cache.path.stem} has {first[1]} x {first[0]} "
-        f"and {other[1]} x {other[0]} px; use --data.cache resized"
-    )
-    _write_stamp(cache, mixed=message)
-    raise MixedSizesError(message)
-
-
-def _checksum(pixels: Pixels) -> str:
-    """Return the shape and a checksum of up to 64 images from the first to the last."""
-    rows = np.unique(np.linspace(0, len(pixels) - 1, 64).astype(int))
-    return f"{pixels.shape} {zlib.crc32(np.ascontiguousarray(pixels[rows]).data)}"
-
-
-def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _write_stamp(cache: PixelCache, **content: object) -> None:
-    with _replacing(cache.stamp) as file:
-        file.write(json.dumps({"mixed": None} | content).encode())
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write; rename it to `path` when all went well, remove it otherwise."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of builders of this machine that no longer run."""
-    for file in folder.glob(f".*.{socket.gethostname()}.*.tmp"):
-        pid = file.name.split(".")[-2]
-        try:
-            os.kill(int(pid), 0)
-        except (ProcessLookupError, ValueError):
-            file.unlink(missing_ok=True)
-        except PermissionError:
-            continue
+def checksum(image: Pixels) -> int:
+    """Return the CRC-32 of an image's pixels, which finds every flipped bit."""
+    return zlib.crc32(np.ascontiguousarray(image).data)

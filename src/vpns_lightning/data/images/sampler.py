@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from vpns_lightning.data.images.transforms import stream_key
+from vpns_lightning.base.seeds import stream_key
 
 
 class ViewSampler(DistributedSampler[int]):
@@ -25,7 +25,7 @@ class ViewSampler(DistributedSampler[int]):
         num_replicas: Number of ranks.
         rank: This rank.
         epoch: Epoch to begin with.
-        start: How many images this rank already saw in `epoch`. They are left out of that epoch
+        start: How many images this rank already saw in ``epoch``. They are left out of that epoch
             and of no other; the length stays that of a full epoch, as Lightning's counters expect.
     """
 
@@ -55,9 +55,9 @@ class ViewSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over this rank's positions for the present epoch."""
-        generator = torch.Generator()
+        generator = torch.Generator("cpu")
         generator.manual_seed(stream_key(self.seed, self.stage, self.view, self.epoch, "order"))
-        order = torch.randperm(len(cast("Sized", self.dataset)), generator=generator)
+        order = torch.randperm(len(cast("Sized", self.dataset)), generator=generator, device="cpu")
         padded = order.repeat(-(-self.total_size // len(order)))[: self.total_size]
         mine = padded[self.rank :: self.num_replicas]
         return iter(mine[self.start :].tolist())

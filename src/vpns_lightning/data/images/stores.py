@@ -1,206 +1,123 @@
-"""Which images are kept where: the decision behind `cache=auto`."""
+"""Images that can be fetched by position: decoded before, or whenever they are asked for."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Literal, TypeAlias
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
-import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data.images.cache import MixedSizesError, PixelCache, build, open_pixels
-from vpns_lightning.data.images.decode import ArrayStore, DecodingStore, OnBadImage, Split, Store
-from vpns_lightning.data.images.transforms import train_size
+from vpns_lightning.data.images.decode import (
+    BadImageError,
+    OnBadImage,
+    Pixels,
+    refuse_too_many_bad,
+    resize,
+)
+from vpns_lightning.data.split import Split
 
-CacheMode: TypeAlias = Literal["auto", "source", "resized", "none"]
-
-_LARGEST_SOURCE = 64
-_GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a user asked for.
-
-    Attributes:
-        input_size: Side in pixels of the images the network gets.
-        mode: How images are kept.
-        limit: Largest cache in GiB that `auto` makes.
-        on_bad_image: What to do about images that cannot be decoded.
-    """
-
-    input_size: int
-    mode: CacheMode
-    limit: float
-    on_bad_image: OnBadImage
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stores:
-    """Open images.
+class Store(ABC):
+    """Images that can be fetched by position.
 
     Attributes:
-        mode: How they are kept, never `auto`.
-        augmented: Training images for the training transform.
-        plain: Images of each split for the evaluation transform.
-        good: int64 positions of the images of each split that can be decoded.
+        decodes: Whether fetching takes long enough for processes of its own.
     """
 
-    mode: CacheMode
-    augmented: Store
-    plain: Mapping[str, Store]
-    good: Mapping[str, Tensor]
+    decodes: ClassVar[bool] = False
+
+    @abstractmethod
+    def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return images and, where some could not be read, which of ``rows`` were.
+
+        Args:
+            rows: int64 positions of shape (N,).
+
+        Returns:
+            uint8 images of shape (M, 3, h, w) in channels_last order, and either None (M = N) or
+            a bool tensor of shape (N,) with M true values.
+        """
 
 
-def open_stores(name: str, folder: Path, train: Split, test: Split, plan: Plan) -> Stores:
-    """Open the images of a data set, decoding them first where a cache is wanted and missing.
+class ArrayStore(Store):
+    """Images in one array, in memory or memory-mapped.
 
     Args:
-        name: Data set, for file names.
-        folder: Where caches are kept.
-        train: Training images.
-        test: Test images.
-        plan: What the user asked for.
-
-    Raises:
-        UserError: An image cannot be decoded, or the cache cannot be written.
+        open_array: Returns the array, shape (N, h, w, 3). It is called in the process that
+            fetches, so that a pickled store (spawned workers) carries no pixels.
     """
-    splits = {"train": train, "test": test}
-    mode = plan.mode
-    if mode == "auto":
-        mode = _automatic(folder, splits, plan)
-    if mode == "source":
-        try:
-            return _kept(name, folder, splits, plan, sizes=(None, None), mode=mode)
-        except MixedSizesError:
-            if plan.mode == "source":
-                raise
-            mode = "resized"
-    if mode == "resized":
-        sizes = (train_size(plan.input_size), plan.input_size)
-        return _kept(name, folder, splits, plan, sizes=sizes, mode=mode)
-    return _decoding(splits, plan)
+
+    def __init__(self, open_array: Callable[[], Pixels]) -> None:
+        self.open_array = open_array
+        self._images: Tensor | None = None
+
+    def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the images at ``rows``; none is ever missing."""
+        if self._images is None:
+            self._images = torch.from_numpy(self.open_array())
+        return self._images.index_select(0, rows).permute(0, 3, 1, 2), None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the pixels behind: memory-mapped arrays would be pickled as a whole."""
+        return {"open_array": self.open_array, "_images": None}
 
 
-def _kept(
-    name: str,
-    folder: Path,
-    splits: Mapping[str, Split],
-    plan: Plan,
-    *,
-    sizes: tuple[int | None, int | None],
-    mode: CacheMode,
-) -> Stores:
-    """Return cached stores; `sizes` are those for the training and the evaluation transform."""
-    plain: dict[str, Store] = {}
-    good: dict[str, Tensor] = {}
-    augmented: Store | None = None
-    for kind, split in splits.items():
-        if split.pixels is not None and sizes[1] is None:
-            plain[kind] = ArrayStore(partial(np.asarray, split.pixels))
-            good[kind] = torch.arange(len(split))
-        else:
-            wanted = dict.fromkeys((sizes[1], sizes[0] if kind == "train" else sizes[1]))
-            caches = [PixelCache(folder, f"{name}-{kind}", split, size) for size in wanted]
-            build(caches, plan.on_bad_image)
-            plain[kind] = ArrayStore(partial(open_pixels, caches[0].path))
-            good[kind] = _good_rows(split, caches[0].bad_rows(plan.on_bad_image))
-            if kind == "train":
-                augmented = ArrayStore(partial(open_pixels, caches[-1].path))
-    return Stores(mode, augmented or plain["train"], plain, good)
-
-
-def _decoding(splits: Mapping[str, Split], plan: Plan) -> Stores:
-    size = plan.input_size
-    return Stores(
-        "none",
-        DecodingStore(splits["train"], train_size(size), plan.on_bad_image),
-        {kind: DecodingStore(split, size, plan.on_bad_image) for kind, split in splits.items()},
-        {kind: torch.arange(len(split)) for kind, split in splits.items()},
-    )
-
-
-def _good_rows(split: Split, bad: list[int]) -> Tensor:
-    good = torch.ones(len(split), dtype=torch.bool)
-    good[bad] = False
-    return good.nonzero().flatten()
-
-
-def _automatic(folder: Path, splits: Mapping[str, Split], plan: Plan) -> CacheMode:
-    """Return the first of source, resized and none that is possible and small enough."""
-    images = sum(len(split) for split in splits.values())
-    side = _common_side(splits["train"])
-    if side and side <= _LARGEST_SOURCE and images * side**2 * 3 <= plan.limit * _GIB:
-        return "source"
-    size = plan.input_size
-    area = len(splits["train"]) * (train_size(size) ** 2 + size**2) + len(splits["test"]) * size**2
-    if area * 3 > plan.limit * _GIB:
-        rank_zero_info(
-            f"images are decoded in every epoch: a cache would take {area * 3 / _GIB:.1f} GiB, "
-            f"more than --data.cache_limit {plan.limit:g}"
-        )
-        return "none"
-    return "resized" if _writable(folder, area * 3) else "none"
-
-
-def _writable(folder: Path, size: int) -> bool:
-    """Return whether `size` bytes can be kept in `folder`, or something is kept there already."""
-    if folder.exists() and any(folder.glob("*.json")):
-        return True
-    parent = folder if folder.exists() else folder.parent
-    if os.access(parent, os.W_OK) and shutil.disk_usage(parent).free > size:
-        return True
-    rank_zero_warn(
-        f"images are decoded in every epoch: {folder} cannot take a cache of "
-        f"{size / _GIB:.1f} GiB; free some space or make it writable"
-    )
-    return False
-
-
-def _common_side(split: Split) -> int | None:
-    """Return the longer side in pixels of all images, None if a sample has several sizes."""
-    rows = np.unique(np.linspace(0, len(split) - 1, 64).astype(int)).tolist()
-    if split.pixels is not None:
-        rows = rows[:1]
-    sizes = set()
-    for row in rows:
-        try:
-            sizes.add(split.image(row).size)
-        except UserError:
-            continue
-    return max(sizes.pop()) if len(sizes) == 1 else None
-
-
-def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Return which images are held out: `fraction` of each class, rounded, by a seeded draw.
+class DecodingStore(Store):
+    """Images decoded and resized whenever they are fetched.
 
     Args:
-        labels: int64 class indices of shape (N,).
-        fraction: Fraction to hold out, in [0, 1).
-        seed: Seed of the draw.
-
-    Returns:
-        bool tensor of shape (N,).
+        split: Where the images are.
+        size: Height and width in pixels of the fetched images.
+        on_bad_image: ``error`` stops at the first file that cannot be decoded, ``skip`` leaves
+            it out.
     """
-    generator = torch.Generator().manual_seed(seed)
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
-    if fraction == 0:
-        return held_out
-    shuffled = torch.randperm(len(labels), generator=generator)
-    for label in range(int(labels.max()) + 1):
-        members = shuffled[labels[shuffled] == label]
-        held_out[members[: round(fraction * len(members))]] = True
-    if not held_out.any() or held_out.all():
-        raise UserError(
-            f"validation={fraction} holds out {int(held_out.sum())} of {len(labels)} training "
-            f"images; choose a fraction that leaves some images on either side"
-        )
-    return held_out
+
+    decodes = True
+
+    def __init__(self, split: Split, size: int, on_bad_image: OnBadImage) -> None:
+        self.split = split
+        self.size = size
+        self.on_bad_image = on_bad_image
+        # shared, so that what loader workers find adds up
+        self.bad = torch.zeros(len(split), dtype=torch.bool, device="cpu")
+        self.bad.share_memory_()  # type: ignore[no-untyped-call]  # untyped in torch
+
+    def fetch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Decode the images at ``rows``.
+
+        Raises:
+            BadImageError: A file cannot be decoded and ``on_bad_image`` is ``error``.
+            UserError: More than 1 % of all files, or all files of a batch, cannot be decoded.
+        """
+        images = torch.empty(len(rows), self.size, self.size, 3, dtype=torch.uint8, device="cpu")
+        good = torch.ones(len(rows), dtype=torch.bool, device="cpu")
+        for place, row in enumerate(rows.tolist()):
+            try:
+                image = self.split.image(row)
+            except BadImageError as error:
+                if self.on_bad_image == "error":
+                    raise
+                good[place] = False
+                self._remember(row, error)
+            else:
+                images[place] = torch.from_numpy(resize(image, self.size).copy())
+        if good.all():
+            return images.permute(0, 3, 1, 2), None
+        if not good.any():
+            raise UserError(
+                f"none of the {len(rows)} images of a batch can be decoded, the first is "
+                f"{self.split.files[int(rows[0])]}; restore the files or use a larger batch_size"
+            )
+        return images[good].permute(0, 3, 1, 2), good
+
+    def _remember(self, row: int, error: BadImageError) -> None:
+        if not self.bad[row]:
+            _log.warning("skipped: %s", error)
+        self.bad[row] = True
+        refuse_too_many_bad(int(self.bad.sum()), len(self.split))

@@ -6,7 +6,6 @@ not depend on the batch it comes in, on the rank, on the worker or on where a ru
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -24,17 +23,11 @@ _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
 
-def stream_key(*parts: object) -> int:
-    """Return a signed 64-bit number that depends on all `parts`, the same in every process."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
 def random_integers(key: int, indices: Tensor, draw: int, high: int) -> Tensor:
     """Return one number in [0, high) for each index: the splitmix64 generator as a hash.
 
     Args:
-        key: Stream to draw from, see `stream_key`.
+        key: Stream to draw from, see ``stream_key``.
         indices: int64 tensor of shape (N,).
         draw: Which number of each index's sequence, 0, 1, 2, ...
         high: Exclusive upper bound, at most 2^31.
@@ -60,7 +53,7 @@ def _shift(bits: Tensor, by: int) -> Tensor:
 
 
 def train_size(input_size: int) -> int:
-    """Return the side in pixels from which crops of `input_size` are cut (9/8 of it)."""
+    """Return the side in pixels from which crops of ``input_size`` are cut (9/8 of it)."""
     return round(input_size * 9 / 8)
 
 
@@ -72,7 +65,7 @@ def resize_matrix(source: int, target: int, device: torch.device) -> Tensor:
     """
     # kept for later calls, which may need gradients: the first may come from a validation
     with torch.inference_mode(False):
-        identity = torch.eye(source, dtype=torch.float64)[None, None]
+        identity = torch.eye(source, dtype=torch.float64, device="cpu")[None, None]
         weights = F.interpolate(identity, (target, source), mode="bilinear", antialias=True)
         return weights[0, 0].float().to(device)
 
@@ -164,7 +157,7 @@ class TrainTransform(nn.Module):
         Args:
             images: uint8 tensor of shape (N, 3, h, w).
             indices: int64 tensor of shape (N,) that identifies the images.
-            key: `stream_key(seed, stage, view, epoch)`.
+            key: ``stream_key(seed, stage, view, epoch)``.
 
         Returns:
             float32 tensor of shape (N, 3, i, i), values in [0, 1].
@@ -192,7 +185,7 @@ def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _copy(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Do as `_gather`, image by image in threads: several times as fast, on a CPU."""
+    """Do as ``_gather``, image by image in threads: several times as fast, on a CPU."""
     side = rows.shape[1]
     source = images.permute(0, 2, 3, 1).numpy()
     # numpy asks for huge pages, which spares most page faults of a fresh batch

@@ -7,18 +7,18 @@ from typing import Any
 from torchvision import datasets
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class DTD(ImageData):
     """5,640 images in 47 classes; train and val of the first partition are the training images.
 
     Args:
-        root: Folder that holds `dtd/dtd`.
+        root: Folder that holds ``dtd/dtd``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 47

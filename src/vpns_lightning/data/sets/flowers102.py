@@ -7,18 +7,18 @@ from typing import Any
 from torchvision import datasets
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class Flowers102(ImageData):
     """8,189 images in 102 classes; the official train and val parts are the training images.
 
     Args:
-        root: Folder that holds `flowers-102`.
+        root: Folder that holds ``flowers-102``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 102

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torchvision import datasets
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class Food101(ImageData):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout, class_folders, read_folders
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class ImageFolder(ImageData):
-    """Images in `root/train/<class>/` and `root/test/<class>/`; `val` does for `test`.
+    """Images in ``root/train/<class>/`` and ``root/test/<class>/``; ``val`` does for ``test``.
 
     Args:
-        root: Folder with `train` and `test`.
-        **kwargs: See `ImageData`.
+        root: Folder with ``train`` and ``test``.
+        **kwargs: See ``ImageData``.
 
     Raises:
-        UserError: There are no class folders in `root/train`.
+        UserError: There are no class folders in ``root/train``.
     """
 
     layout = Layout(("train", "test"), alternatives=(("train", "val"),))

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout, class_folders, read_folders
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class ImageNet(ImageData):
     """1,331,167 images in 1,000 classes; the official val part is the test split.
 
     Args:
-        root: Folder that holds `imagenet`, or `train` and `val` themselves.
+        root: Folder that holds ``imagenet``, or ``train`` and ``val`` themselves.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 1000

@@ -7,18 +7,18 @@ from typing import Any
 from torchvision import datasets
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class OxfordPets(ImageData):
     """7,349 images in 37 classes; the official trainval part are the training images.
 
     Args:
-        root: Folder that holds `oxford-iiit-pet`.
+        root: Folder that holds ``oxford-iiit-pet``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 37

@@ -8,9 +8,9 @@ from typing import Any
 from torchvision import datasets
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout, class_folders, read_folders
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 _FOLDERS = ("stanford_cars", "stanford_cars/car_data/car_data", "car_data/car_data")
 
@@ -19,9 +19,9 @@ class StanfordCars(ImageData):
     """16,185 images in 196 classes, with the devkit's annotations or in one folder a class.
 
     Args:
-        root: Folder that holds `stanford_cars` or `car_data`.
+        root: Folder that holds ``stanford_cars`` or ``car_data``.
         batch_size: Images in a batch of one rank.
-        **kwargs: See `ImageData`.
+        **kwargs: See ``ImageData``.
     """
 
     num_classes = 196

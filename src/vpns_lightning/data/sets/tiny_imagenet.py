@@ -7,9 +7,9 @@ from pathlib import Path
 from torchvision.datasets.utils import download_and_extract_archive
 
 from vpns_lightning.data.check import Counts
-from vpns_lightning.data.images.decode import Split
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData, SplitName
+from vpns_lightning.data.split import Split
 
 
 class TinyImageNet(ImageData):

@@ -66,8 +66,10 @@ def slot_environment(slot: int, slots: int, gpus: Sequence[str]) -> Mapping[str,
     """Return the variables that give a slot its GPU and its share of the cores."""
     # more threads than cores would wait for each other
     cores = len(os.sched_getaffinity(0))
-    share = {"OMP_NUM_THREADS": str(max(cores // slots, 1))}
-    return share | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
+    share = str(max(cores // slots, 1))
+    # threads that compute, and processes that load images
+    limits = {"OMP_NUM_THREADS": share, "LOKY_MAX_CPU_COUNT": share}
+    return limits | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
 
 
 def visible_gpus() -> list[str]:

@@ -74,9 +74,10 @@ class RayEngine:
     def start(self, job: Job) -> None:
         """Queue a job; Ray finds the machine."""
         resources = self._share()
-        threads = {"OMP_NUM_THREADS": str(max(int(resources["num_cpus"]), 1))}
+        share = str(max(int(resources["num_cpus"]), 1))
+        limits = {"OMP_NUM_THREADS": share, "LOKY_MAX_CPU_COUNT": share}
         task = _run.options(max_retries=LOST_MACHINES, **resources)
-        self._running[task.remote(job, threads)] = job
+        self._running[task.remote(job, limits)] = job
 
     def wait(self, seconds: float) -> list[tuple[Job, int]]:
         """Return the jobs that ended within ``seconds``."""

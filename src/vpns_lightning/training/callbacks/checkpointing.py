@@ -2,6 +2,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +12,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import whole_file
 
 
@@ -46,9 +48,20 @@ class AtomicCheckpointIO(CheckpointIO):
         map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Return a checkpoint; content other than tensors and plain values is refused."""
+        """Return a checkpoint.
+
+        Raises:
+            UserError: It holds other content than tensors and plain values, or is damaged.
+        """
         self.flush()
-        loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (UnpicklingError, RuntimeError, EOFError, ValueError, OSError):
+            # torch's own words are left out: they offer to open the file without protection
+            raise UserError(
+                f"checkpoint {path} is damaged or was not written by a run: delete it to repeat "
+                "that stage from its start"
+            ) from None
         return loaded
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
+import msgspec
 import torch
 from torch.optim import Optimizer
 
@@ -13,10 +14,11 @@ from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.accounting import network_report
 from vpns_lightning.pruners.base import collapsed_layers
 from vpns_lightning.runs.handoff import save_network, synchronise
+from vpns_lightning.runs.record import Accuracy, Budget, OptimizerRecord, RunSoFar, StageRecord
 from vpns_lightning.sparsity import unbake
 from vpns_lightning.stages import MaskFinding, Stage
 
-Evaluate: TypeAlias = Callable[[PromptedClassifier], dict[str, Any]]
+Evaluate: TypeAlias = Callable[[PromptedClassifier], Accuracy]
 
 
 def freeze(stage: Stage) -> None:
@@ -39,16 +41,16 @@ class FreezeMasks(pl.Callback):
 
     Args:
         path: The hand-off file.
-        facts: Facts about the run to store in it, extended by what this stage cost and reached.
+        run: What is known of the run before this stage.
         evaluate: Measures the network on the test images, on the first process alone.
 
     Attributes:
         done: The hand-off is written.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any], evaluate: Evaluate) -> None:
+    def __init__(self, path: Path, run: RunSoFar, evaluate: Evaluate) -> None:
         self.path = path
-        self.facts = facts
+        self.run = run
         self.evaluate = evaluate
         self.done = False
 
@@ -62,18 +64,25 @@ class FreezeMasks(pl.Callback):
             clock.start()
         freeze(pl_module)
         synchronise(pl_module.network)
-        self.facts["stages"][pl_module.stage] = stage_costs(trainer, pl_module)
+        record = stage_costs(trainer, pl_module)
         if trainer.is_global_zero:
-            hand_on(self.path, pl_module, self.facts, self.evaluate)
+            hand_on(self.path, pl_module, self.run, record, self.evaluate)
         trainer.strategy.barrier("hand-off")
         self.done = True
 
 
-def hand_on(path: Path, stage: Stage, facts: dict[str, Any], evaluate: Evaluate) -> None:
+def hand_on(
+    path: Path, stage: Stage, run: RunSoFar, record: StageRecord, evaluate: Evaluate
+) -> None:
     """Measure the network of a finished stage and write the hand-off."""
-    facts["stages"].setdefault(stage.stage, {})["accuracy"] = evaluate(stage.network)
-    sparsity = network_report(stage.network).sparsity
-    save_network(path, stage.network, {**facts, "stage": stage.stage, "sparsity": sparsity})
+    record = msgspec.structs.replace(record, accuracy=evaluate(stage.network))
+    save_network(
+        path,
+        stage.network,
+        run.after(stage.name, record),
+        stage=stage.name,
+        sparsity=network_report(stage.network).sparsity,
+    )
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -82,28 +91,24 @@ def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
     return callbacks
 
 
-def stage_costs(trainer: pl.Trainer, stage: Stage) -> dict[str, Any]:
-    """Return what a stage cost (epochs, steps, passes, seconds, bytes), and how it trained.
-
-    Epochs are those of training: a pruner that looks at a few images takes passes, but no epoch.
-    The budget is what was asked for: epochs (of one round, where there are rounds) and batches.
-    """
+def stage_costs(trainer: pl.Trainer, stage: Stage) -> StageRecord:
+    """Return what a stage cost, and how it trained."""
     clock = _clock(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {
-        "epochs": stage.epochs if trainer.optimizers else 0,
-        "gradient_steps": trainer.global_step,
-        "forward_backward_passes": stage.passes,
-        "seconds": round(clock.total(), 3) if clock else None,
-        "peak_memory_bytes": _peak_memory(trainer.strategy.root_device),
-        "budget": {"epochs": stage.period, "batches": _batches(trainer, stage)},
-        "views": list(stage.views),
-        "unaugmented": list(stage.unaugmented),
-        "optimizers": [_settings(optimizer) for optimizer in trainer.optimizers],
-        "precision": str(trainer.precision),
-        "processes": trainer.world_size,
-        "metrics": {k: v for k, v in metrics.items() if "/sparsity/" not in k},
-    }
+    return StageRecord(
+        epochs=stage.epochs if trainer.optimizers else 0,
+        gradient_steps=trainer.global_step,
+        forward_backward_passes=stage.passes,
+        seconds=round(clock.total(), 3) if clock else None,
+        peak_memory_bytes=_peak_memory(trainer.strategy.root_device),
+        budget=Budget(epochs=stage.period, batches=_batches(trainer, stage)),
+        views=stage.views,
+        unaugmented=stage.unaugmented,
+        optimizers=tuple(_settings(optimizer) for optimizer in trainer.optimizers),
+        precision=str(trainer.precision),
+        processes=trainer.world_size,
+        metrics={k: v for k, v in metrics.items() if "/sparsity/" not in k},
+    )
 
 
 def _batches(trainer: pl.Trainer, stage: Stage) -> int:
@@ -111,11 +116,12 @@ def _batches(trainer: pl.Trainer, stage: Stage) -> int:
     return int(trainer.num_training_batches) if stage.epochs else 0
 
 
-def _settings(optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimiser's name and the learning rate that each group started from."""
+def _settings(optimizer: Optimizer) -> OptimizerRecord:
     groups = optimizer.param_groups
-    rates = {g.get("name", str(i)): g.get("initial_lr", g["lr"]) for i, g in enumerate(groups)}
-    return {"name": type(optimizer).__name__, "lr": rates}
+    rates = {
+        g.get("name", str(i)): float(g.get("initial_lr", g["lr"])) for i, g in enumerate(groups)
+    }
+    return OptimizerRecord(name=type(optimizer).__name__, lr=rates)
 
 
 def _clock(trainer: pl.Trainer) -> "StageClock | None":

@@ -28,7 +28,7 @@ class SparsityMonitor(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log."""
         assert isinstance(pl_module, Stage)
-        network, stage = pl_module.network, pl_module.stage
+        network, stage = pl_module.network, pl_module.name
         report = network_report(network)
         values = {f"{stage}/sparsity": report.sparsity}
         values |= {f"{stage}/sparsity/{name}": v for name, v in report.per_layer.items()}

@@ -91,7 +91,7 @@ class StageProgress(ProgressBar):
             return
         assert isinstance(pl_module, Stage)
         metrics = trainer.callback_metrics
-        known: dict[str, Any] = {name: metrics.get(f"{pl_module.stage}/{name}") for name in SHOWN}
+        known: dict[str, Any] = {name: metrics.get(f"{pl_module.name}/{name}") for name in SHOWN}
         known |= pl_module.running_means()
         text = "  ".join(f"{name} {float(v):.4f}" for name, v in known.items() if v is not None)
         if self._bar is not None:
@@ -117,4 +117,4 @@ class StageProgress(ProgressBar):
 
 
 def _title(trainer: pl.Trainer, stage: pl.LightningModule) -> str:
-    return f"{stage.stage} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+    return f"{stage.name} epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

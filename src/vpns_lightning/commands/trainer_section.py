@@ -1,0 +1,63 @@
+"""The trainer section of a config: what it builds is built anew for every stage."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+
+from vpns_lightning.base.processes import is_first_process
+from vpns_lightning.commands.keys import Parser, add_trainer_keys
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.loading import instantiate
+from vpns_lightning.training.loggers import wandb_arguments, wandb_offline
+from vpns_lightning.training.machine import Machine, as_list
+
+
+def machine_of(section: Namespace, folder: RunFolder) -> Machine:
+    """Return the machine of a parsed trainer section; loggers write into the run folder."""
+    loggers = [logger for logger in as_list(section.logger) if isinstance(logger, Namespace)]
+    for logger in loggers:
+        if is_first_process():
+            folder.make()
+        if _is_wandb(logger):
+            logger.init_args.offline = wandb_offline(logger.init_args.offline, folder.path)
+    plain = {
+        key: value
+        for key, value in section.as_dict().items()
+        if key != "default_root_dir" and value is not None and not _describes_objects(value)
+    }
+    parser = Parser(exit_on_error=False)
+    add_trainer_keys(parser)
+
+    def built(stage: str) -> Mapping[str, Any]:
+        own = section.clone()
+        for logger in as_list(own.logger):
+            if isinstance(logger, Namespace):
+                _name_logger(logger, folder, stage)
+        whole = Namespace(trainer=own)  # type: ignore[no-untyped-call]  # of jsonargparse
+        objects = instantiate(parser, whole).trainer.as_dict()
+        return {key: objects[key] for key in objects if key not in plain and objects[key]}
+
+    return Machine(plain, built, loggers_of_stage=True)
+
+
+def _describes_objects(value: object) -> bool:
+    """Return whether a value names classes, alone or in a list."""
+    return any(isinstance(item, dict) and "class_path" in item for item in as_list(value))
+
+
+def _is_wandb(logger: Namespace) -> bool:
+    return str(logger.class_path).endswith(".WandbLogger")
+
+
+def _name_logger(logger: Namespace, folder: RunFolder, stage: str) -> None:
+    """Let a logger write below the run folder, under the name of the stage where it has one."""
+    given = logger.init_args
+    if _is_wandb(logger):
+        untyped = dict(logger.get("dict_kwargs") or {})
+        arguments = wandb_arguments({**given.as_dict(), **untyped}, folder.path, stage)
+        for key, value in arguments.items():
+            (given if key in given else untyped)[key] = value
+        logger.dict_kwargs = untyped
+    elif "save_dir" in given:
+        given.save_dir = str(folder.path)

@@ -1,0 +1,162 @@
+"""What a data set knows about its images before any file is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from PIL import Image
+
+from vpns_lightning.data.images.decode import Pixels, decode
+
+_CHUNK = 1000
+
+
+class Paths(Sequence[Path]):
+    """Paths in one array: a million take tens of megabytes, which loader processes share.
+
+    Objects would take several times as much, and be copied into every forked process, whose
+    counting of references writes into their memory.
+
+    Args:
+        paths: The paths.
+    """
+
+    def __init__(self, paths: Iterable[Path | str]) -> None:
+        names = [os.fsencode(path) for path in paths]
+        extremes = [min(names), max(names)] if names else []
+        # letters that all have in common, whether they are whole folders or not
+        self._prefix = os.path.commonprefix(extremes) or b""  # noqa: RUF071
+        ends = np.cumsum([len(name) - len(self._prefix) for name in names], dtype=np.int64)
+        self._ends = np.concatenate([np.zeros(1, np.int64), ends])
+        self._letters = np.frombuffer(
+            b"".join(name[len(self._prefix) :] for name in names), dtype=np.uint8
+        )
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        """Return one path, or a list of some."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        letters = self._letters[self._ends[place] : self._ends[place + 1]].tobytes()
+        return Path(os.fsdecode(self._prefix + letters))
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether these are the same paths in the same order."""
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        return hash((self._prefix, len(self)))
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a data set knows about one split before any image file is decoded.
+
+    Attributes:
+        labels: Class index of each image, in [0, number of classes).
+        class_names: One name for each class, in index order.
+        files: One image file for each label; empty when ``pixels`` holds the images.
+        pixels: Images of shape (N, h, w, 3), values 0..255; None when ``files`` names them.
+        exif_rotation: Whether images are turned as their EXIF data say; ``ImageData`` sets it.
+        remarks: What a user should know of how the images were found, a line each.
+    """
+
+    labels: Sequence[int]
+    class_names: Sequence[str]
+    files: Sequence[Path] = ()
+    pixels: Pixels | None = None
+    exif_rotation: bool = False
+    remarks: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.files, Paths):
+            object.__setattr__(self, "files", Paths(self.files))  # the dataclass is frozen
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """Return one RGB image.
+
+        Raises:
+            BadImageError: Its file cannot be decoded.
+        """
+        if self.pixels is not None:
+            return Image.fromarray(self.pixels[index])
+        return decode(self.files[index], index, exif_rotation=self.exif_rotation)
+
+    def take(self, rows: Sequence[int]) -> Split:
+        """Return the images at some positions, in that order."""
+        return replace(
+            self,
+            labels=[self.labels[row] for row in rows],
+            files=[self.files[row] for row in rows] if self.pixels is None else (),
+            pixels=None if self.pixels is None else self.pixels[list(rows)],
+        )
+
+    @staticmethod
+    def join(parts: Iterable[Split]) -> Split:
+        """Return the file-based ``parts`` one after the other, as one split."""
+        parts = list(parts)
+        labels = [label for part in parts for label in part.labels]
+        files = [file for part in parts for file in part.files]
+        return Split(labels, parts[0].class_names, files)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the images: names, sizes and times of files, or pixels.
+
+        It asks the file system once for each file, in threads, and is computed once.
+        """
+        digest = hashlib.sha256()
+        if self.pixels is not None:
+            digest.update(repr(self.pixels.shape).encode())
+            digest.update(np.ascontiguousarray(self.pixels).data)
+        for line in _described(self.files):
+            digest.update(line)
+        return digest.hexdigest()
+
+    @property
+    def known_fingerprint(self) -> str | None:
+        """The fingerprint, if it has been computed."""
+        known: str | None = self.__dict__.get("fingerprint")
+        return known
+
+    def tell_fingerprint(self, fingerprint: str) -> None:
+        """Take a fingerprint that another process has computed."""
+        self.__dict__["fingerprint"] = fingerprint
+
+
+def _described(files: Sequence[Path]) -> Iterator[bytes]:
+    """Yield name, size and time of every file."""
+
+    def some(start: int) -> bytes:
+        return b"".join(map(_describe, files[start : start + _CHUNK]))
+
+    # what takes time is a server's answer
+    with ThreadPoolExecutor(16) as pool:
+        yield from pool.map(some, range(0, len(files), _CHUNK))
+
+
+def _describe(file: Path) -> bytes:
+    try:
+        about = file.stat()
+        facts = f"{about.st_size} {about.st_mtime_ns}"
+    except OSError:
+        facts = "absent"
+    return os.fsencode(f"{file.parent.name}/{file.name} {facts}\n")
