@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from pruners.scoring_loop import Loop
 from reference.toy_networks import ToyNet, toy_batches
 from reference.vpns_equations import MEAN, STD, prompted, zero_padded
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
+from vpns_lightning.pruners import SNIP
+from vpns_lightning.sparsity import sparsity_report
 
 IMAGES = toy_batches(1)[0][0]  # (6, 3, 10, 10)
 
@@ -68,3 +71,30 @@ def test_a_backbone_without_a_classifier_is_refused() -> None:
 def test_the_compiled_state_dict_has_the_same_keys() -> None:
     compiled = PromptedClassifier(ToyNet(), 4, compile=True)
     assert list(compiled.state_dict()) == list(PromptedClassifier(ToyNet(), 4).state_dict())
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("prompt", [True, False])
+def test_the_backbone_sees_images_in_the_networks_memory_format(
+    channels_last: bool, prompt: bool
+) -> None:
+    network = network_with(PadPrompt(15, 3) if prompt else None, channels_last=channels_last)
+    seen = []
+    network.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network.train()  # evaluation calls forward itself, without hooks
+    # as images come from every data set
+    network(torch.rand(2, 3, 9, 9).contiguous(memory_format=torch.channels_last))
+    (images,) = seen
+    assert images.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert images.is_contiguous() != channels_last
+
+
+def test_means_and_deviations_may_be_whole_numbers() -> None:
+    network = network_with(None, mean=(0, 0, 0), std=(1, 1, 1))
+    assert network.mean.dtype == network.std.dtype == torch.float32
+    loop = Loop(network)
+    pruner = SNIP(samples_per_class=1)
+    pruner.attach(network, 0.5)
+    loop.run(pruner, toy_batches(2))
+    pruner.finish(network, 0.5)
+    assert sparsity_report(network).sparsity == pytest.approx(0.5, abs=1e-3)

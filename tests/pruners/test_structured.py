@@ -5,14 +5,17 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import torch_pruning as tp
 from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.models import DenseNet
+from torchvision.models import ConvNeXt, DenseNet, ShuffleNetV2, VisionTransformer
+from torchvision.models.convnext import CNBlockConfig
 
 from pruners.scoring_loop import Loop
 from reference.structured_pruning import (
@@ -34,10 +37,18 @@ from vpns_lightning.network import (
     PromptedClassifier,
     find_groups,
 )
-from vpns_lightning.pruners import DepGraph, Pruner, Slim, Structured, StructuredVPNs
+from vpns_lightning.network.backbones import head_of
+from vpns_lightning.network.channel_graph import read_group
+from vpns_lightning.pruners import OMP, DepGraph, Pruner, Slim, Structured, StructuredVPNs
 from vpns_lightning.pruners.depgraph import decay
 from vpns_lightning.pruners.structured import group_energy
-from vpns_lightning.sparsity import gate_layer, gated_layers, get_gates
+from vpns_lightning.sparsity import (
+    gate_layer,
+    gated_layers,
+    get_gates,
+    sparsity_report,
+    unmask_layers,
+)
 from vpns_lightning.stages import MaskFinding
 from vpns_lightning.training.machine import same_norms
 
@@ -145,7 +156,7 @@ def test_importances_are_those_of_the_slow_restatements(group: str) -> None:
     network, net = toy(), ShortcutNet()
     for pruner, reference in (
         (Slim(), slim_importance),
-        (DepGraph(), depgraph_importance),
+        (DepGraph(sparse_learning=False), depgraph_importance),
         (StructuredVPNs(), vpns_start),
     ):
         pruner.attach(network, 0.5)
@@ -153,24 +164,124 @@ def test_importances_are_those_of_the_slow_restatements(group: str) -> None:
         torch.testing.assert_close(found, torch.tensor(reference(net, group)))
 
 
-def test_depgraph_ranks_as_torch_prunings_own_importance() -> None:
-    tp = pytest.importorskip("torch_pruning")
-    network = PromptedClassifier("resnet18", 10, prompt=PadPrompt(32, 4), mapping=IdentityMapping())
+def small(backbone: str) -> PromptedClassifier:
+    if backbone == "densenet":
+        return dense_blocks()
+    network = PromptedClassifier(backbone, 10, prompt=PadPrompt(32, 4), mapping=IdentityMapping())
     network.fit_mapping()
-    pruner = DepGraph()
+    unsettle(network)
+    return network
+
+
+# of each a network whose channels meet in sums, in depthwise convolutions, in concatenations
+MET = {"resnet18": 12, "mobilenet_v2": 25, "densenet": 12}
+
+
+@pytest.mark.parametrize("backbone", MET)
+@pytest.mark.parametrize("sparse_learning", [True, False])
+def test_depgraph_ranks_as_torch_prunings_own_importance(
+    backbone: str, sparse_learning: bool
+) -> None:
+    network = small(backbone)
+    pruner = DepGraph(sparse_learning=sparse_learning, input_size=32)
     pruner.attach(network, 0.5)
     ours = pruner.importance(network)
-    plain = copy.deepcopy(network.backbone).eval()
+    plain = unmask_layers(copy.deepcopy(network.backbone)).eval()
+    head, layer = head_of(plain)
     graph = tp.DependencyGraph().build_dependency(plain, torch.zeros(1, 3, 32, 32))
     names = {module: name for name, module in plain.named_modules()}
-    score = tp.importance.GroupMagnitudeImportance(p=2)
-    seen = 0
-    for group in graph.get_all_groups(ignored_layers=[plain.fc]):
-        members = {names.get(item.dep.target.module) for item in group}
-        (name,) = [n for n in ours if n in members and len(ours[n]) == len(group[0].idxs)][:1]
+    # as its harness sets it up for either method
+    normalizer = "max" if sparse_learning else "mean"
+    score = tp.importance.GroupMagnitudeImportance(p=2, normalizer=normalizer)
+    seen = set()
+    for group in graph.get_all_groups(ignored_layers=[layer]):
+        (name,) = {names.get(group[0].dep.target.module)} & ours.keys() or {
+            read_group(graph, group, names).name
+        }
         torch.testing.assert_close(ours[name], score(group), rtol=1e-5, atol=1e-6)
-        seen += 1
-    assert seen == len(ours) == 12
+        seen.add(name)
+    assert seen == ours.keys()
+    assert head not in seen
+    assert len(seen) == MET[backbone]
+
+
+@pytest.mark.parametrize("backbone", MET)
+def test_depgraph_decays_as_torch_prunings_own_pruner(backbone: str) -> None:
+    network, pruner = small(backbone), DepGraph(reg=0.1, input_size=32)
+    pruner.attach(network, 0.5)
+    plain = unmask_layers(copy.deepcopy(network.backbone)).eval()
+    for parameter in [*network.backbone.parameters(), *plain.parameters()]:
+        parameter.grad = torch.zeros_like(parameter)
+    pruner.regularize(network)
+    images = torch.zeros(1, 3, 32, 32)
+    theirs = tp.pruner.GroupNormPruner(
+        plain,
+        images,
+        importance=tp.importance.GroupMagnitudeImportance(p=2, normalizer="max"),
+        reg=0.1,
+        ignored_layers=[head_of(plain)[1]],
+        in_channel_groups={},
+        out_channel_groups={},
+    )
+    for parameter in plain.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    theirs.regularize(plain)
+    expected = {name: p.grad for name, p in plain.named_parameters()}
+    for name, parameter in network.backbone.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], msg=name)
+    assert sum(bool(gradient.any()) for gradient in expected.values()) > 10
+
+
+def test_depgraph_counts_depthwise_weights_where_asked_to() -> None:
+    class Depthwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1, bias=False)
+            self.deep = nn.Conv2d(2, 2, 1, groups=2, bias=False)
+            self.head = nn.Linear(2, 4)
+            with torch.no_grad():
+                self.conv.weight.copy_(torch.tensor([[1.0, 2, 2], [0, 3, 4]]).view(2, 3, 1, 1))
+                self.deep.weight.copy_(torch.tensor([5.0, 1]).view(2, 1, 1, 1))
+                self.head.weight.copy_(torch.tensor([[1.0, 1]] * 4))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.deep(self.conv(images)).mean((2, 3)))
+
+    # 9 + 4 = 13 and 25 + 4 = 29 without, 13 + 25 = 38 and 29 + 1 = 30 with them
+    for depthwise, energies, counted in ((False, [13, 29], 2), (True, [38, 30], 3)):
+        network = PromptedClassifier(Depthwise(), 4, mapping=IdentityMapping())
+        network.fit_mapping()
+        pruner = DepGraph(depthwise=depthwise, input_size=8, reg=1.0)
+        pruner.attach(network, 0.5)
+        energy, parts = group_energy(network, pruner.groups[0], depthwise=depthwise)
+        assert (energy.tolist(), parts) == (energies, counted)
+        assert pruner.importance(network)["conv"].tolist() == pytest.approx(
+            [value / max(energies) for value in energies]
+        )
+        for parameter in network.backbone.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        pruner.regularize(network)
+        assert bool(network.backbone.deep.weight.grad.any()) == depthwise
+
+
+@pytest.mark.parametrize(
+    ("options", "ranked_by"),
+    [
+        ({}, "max"),
+        ({"sparse_learning": False}, "mean"),
+        ({"normalizer": "mean"}, "mean"),
+        ({"sparse_learning": False, "normalizer": "max"}, "max"),
+    ],
+    ids=str,
+)
+def test_groups_are_ranked_together_relative_to_their_strongest_or_mean_channel(
+    options: dict[str, Any], ranked_by: str
+) -> None:
+    network, pruner = toy(), DepGraph(scope="global", **options)
+    pruner.attach(network, 0.5)
+    for group in GROUPS:
+        expected = depgraph_importance(ShortcutNet(), group, ranked_by)
+        torch.testing.assert_close(pruner.importance(network)[group], torch.tensor(expected))
 
 
 def test_importances_by_hand() -> None:
@@ -190,10 +301,10 @@ def test_importances_by_hand() -> None:
 
     network = PromptedClassifier(Line(), 2, mapping=IdentityMapping())
     network.fit_mapping()
-    # 9 + 4 + 5 = 18 and 25 + 1 + 1 = 27, over three parts, over their mean of 7.5
+    # 9 + 4 + 5 = 18 and 25 + 1 + 1 = 27, over three parts, over the largest
     expected = {
         Slim: [2.0, 1.0],
-        DepGraph: [6 / 7.5, 9 / 7.5],
+        DepGraph: [6 / 9, 9 / 9],
         StructuredVPNs: [math.sqrt(2) * math.sqrt(18 / 27), math.sqrt(2)],
     }
     for kind, values in expected.items():
@@ -533,6 +644,7 @@ def test_slim_leaves_groups_without_normalisation_whole() -> None:
         (lambda: DepGraph(round_to=-1), "round_to is a number of channels"),
         (lambda: Slim(reg=-1.0), "at least 0, got -1.0"),
         (lambda: DepGraph(reg=-1.0), "at least 0, got -1.0"),
+        (lambda: DepGraph(normalizer="sum"), "normalizer must be 'mean' or 'max', got 'sum'"),
         (lambda: Slim().attach(vgg(), 0.5), r"which vgg11 has not: use vgg16_bn or a ResNet"),
         (lambda: StructuredVPNs().attach(zeros(), 0.5), "channels of 'conv3' are zero"),
         (lambda: DepGraph().attach(toy(exclude=["conv"]), 0.5), "finds no group of channels"),
@@ -551,6 +663,49 @@ def test_slim_leaves_groups_without_normalisation_whole() -> None:
 def test_wrong_input_is_refused(act: Callable[[], None], said: str) -> None:
     with pytest.raises(UserError, match=said):
         act()
+
+
+def shuffled() -> nn.Module:
+    return ShuffleNetV2([2, 2, 2], [8, 16, 32, 32, 32], num_classes=4)
+
+
+def convnext() -> nn.Module:
+    return ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=4)
+
+
+def transformer() -> nn.Module:
+    return VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=4)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (shuffled, "cannot be followed"),
+        (convnext, r"\(LayerNorm\) cannot be cut"),
+        (transformer, r"\(LayerNorm\) cannot be cut"),
+    ],
+)
+@pytest.mark.filterwarnings("error")  # Torch-Pruning's, that nobody can act on
+def test_backbones_whose_channels_cannot_be_cut_are_pruned_as_the_refusal_says(
+    build: Callable[[], nn.Module], said: str
+) -> None:
+    network = PromptedClassifier(build(), 4, mapping=IdentityMapping())
+    network.fit_mapping()
+    for new in (StructuredVPNs, DepGraph):
+        with pytest.raises(UserError, match=f"{said}.*remove single weights of it .OMP"):
+            new(input_size=32).attach(network, 0.5)
+    OMP().finish(network, 0.5)
+    assert sparsity_report(network).sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+def test_layers_that_read_several_groups_are_cut_by_the_pruner_that_the_refusal_names() -> None:
+    for gates in ("factors", "inputs"):
+        with pytest.raises(UserError, match=r"several groups.*: use DepGraph"):
+            StructuredVPNs(gates=gates, input_size=32).attach(dense_blocks(), 0.25)
+    network = dense_blocks()
+    DepGraph(input_size=32).finish(network, 0.25)
+    assert network.backbone.features.conv0.out_channels == 6
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
 def vgg() -> PromptedClassifier:

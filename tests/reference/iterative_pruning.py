@@ -1,4 +1,7 @@
-"""LTH, BiP, gradual magnitude pruning and RigL restated: slow loops over plain tensors."""
+"""LTH, BiP, gradual magnitude pruning and RigL restated: slow loops over plain tensors.
+
+Each function says which paper it follows; all share the prompt of the VPNs paper.
+"""
 
 import copy
 import math
@@ -69,7 +72,11 @@ def lottery(
     decay: float,
     carry_prompt: bool = False,
 ) -> list[float]:
-    """Train, remove a fifth of what remains, rewind; return the losses of all rounds."""
+    """Train, remove a fifth of what remains, rewind; return the losses of all rounds.
+
+    Frankle & Carbin, 2019 (https://arxiv.org/abs/1803.03635), section 1: iterative pruning, with
+    the pretrained weights in the place of the first ones.
+    """
     start = copy.deepcopy(plain.net.state_dict())
     losses = []
     for _ in range(rounds):
@@ -104,7 +111,12 @@ def bilevel(
     inverse_gamma: float,
     scores_first: bool = False,
 ) -> tuple[dict[str, Tensor], list[float]]:
-    """Alternate weight steps (first of a pair) and score steps; return scores and losses."""
+    """Alternate weight steps (first of a pair) and score steps; return scores and losses.
+
+    Zhang et al., 2022 (https://arxiv.org/abs/2210.04092): theta-step and m-step of its algorithm,
+    with the implicit gradient of a lower problem without its Hessian, written for scores whose
+    order makes the mask; without the implicit term its Hydra-like first-order variant.
+    """
     scores = {n: first_scores(plain.weight(n).detach()) for n in plain.names}
     lower = torch.optim.SGD(
         plain.net.parameters(), lr=weight_rate, momentum=0.9, weight_decay=decay
@@ -190,7 +202,10 @@ def gradual(
     rate: float,
     decay: float,
 ) -> list[float]:
-    """Raise sparsity along the cubic ramp while training; return the losses."""
+    """Raise sparsity along the cubic ramp while training; return the losses.
+
+    Zhu & Gupta, 2017 (https://arxiv.org/abs/1710.01878), Eq. 1 from a sparsity of zero.
+    """
     total = sum(mask.numel() for mask in plain.mask.values())
     end = ramp * epochs * len(batches)
 
@@ -215,7 +230,11 @@ def rigl(
     rate: float,
     decay: float,
 ) -> list[float]:
-    """Train from layers with ``counts`` weights; drop and grow now and then; return the losses."""
+    """Train from layers with ``counts`` weights; drop and grow now and then; return the losses.
+
+    Evci et al., 2020 (https://arxiv.org/abs/1911.11134), algorithm 1 with the cosine of its
+    section 3; no more weights grow than a layer has removed.
+    """
     for name, count in zip(plain.names, counts, strict=True):
         weight = plain.weight(name)
         (plain.mask[name],) = keep_by_sorting([weight.detach().abs()], weight.numel() - count)

@@ -1,4 +1,4 @@
-"""BiP as its authors' release computes it, restated from its description.
+"""BiP as its authors' release (https://github.com/OPTML-Group/BiP) computes it, restated.
 
 Scores and weights are two parameters on one storage. Both optimisers are SGD and hold every
 parameter; what a step freezes keeps a gradient of zeros, as in the torch releases of that time, so

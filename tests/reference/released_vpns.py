@@ -1,4 +1,4 @@
-"""VPNs as its authors' release trains it, restated from its description.
+"""VPNs as its authors' release (https://github.com/UNITES-Lab/VPNs) trains it, restated.
 
 Every iteration takes two updates: one on a prompted batch, one on a plain batch that is neither
 prompted nor padded. Both update the scores (finding) or the weights (tuning); the prompt has an

@@ -1,4 +1,7 @@
-"""One-shot scores and layouts, restated slowly: whole Hessians, unfolded inputs, bisection."""
+"""One-shot scores and layouts, restated slowly: whole Hessians, unfolded inputs, bisection.
+
+Each function says of which published formula it is.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -66,7 +69,11 @@ def in_chunks(examples: Batches, parts: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def snip(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
-    """Return |d loss / d mask| at masks of ones, with the masks as variables."""
+    """Return |d loss / d mask| at masks of ones, with the masks as variables.
+
+    Lee et al., 2019 (https://arxiv.org/abs/1810.02340): connection sensitivity, without its
+    division by the sum, which changes no order.
+    """
     masks = {n: torch.ones_like(w, requires_grad=True) for n, w in weights.items()}
     total = loss({n: w.detach() * masks[n] for n, w in weights.items()})
     grads = torch.autograd.grad(total, list(masks.values()))
@@ -74,7 +81,11 @@ def snip(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tenso
 
 
 def grasp(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
-    """Return weight * Hg with the whole Hessian written out."""
+    """Return weight * Hg with the whole Hessian written out.
+
+    Wang et al., 2020 (https://arxiv.org/abs/2002.07376), of the opposite sign: it removes what has
+    the highest ``-weight * Hg``.
+    """
     sizes = [w.numel() for w in weights.values()]
 
     def of_vector(vector: Tensor) -> Tensor:
@@ -90,6 +101,8 @@ def grasp(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tens
 
 def grasp_by_differences(loss: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
     """Return weight * Hg, with Hg the change of the gradient along itself: no second derivative.
+
+    The definition of the product in https://arxiv.org/abs/2002.07376.
 
     In float64 a step so short that no ReLU changes its side.
     """
@@ -107,7 +120,10 @@ def grasp_by_differences(loss: Callable[[Weights], Tensor], weights: Weights) ->
 
 
 def grasp_masks(keep_scores: Mapping[str, Tensor], n_remove: int) -> dict[str, Tensor]:
-    """Return masks by the rule of the authors' code: the largest ``-weight * Hg`` go."""
+    """Return masks by the rule of the authors' code: the largest ``-weight * Hg`` go.
+
+    https://github.com/alecwangcq/GraSP
+    """
     removal = torch.cat([-score.reshape(-1) for score in keep_scores.values()])
     gone = torch.zeros_like(removal, dtype=torch.bool)
     gone[removal.argsort(descending=True, stable=True)[:n_remove]] = True
@@ -116,7 +132,11 @@ def grasp_masks(keep_scores: Mapping[str, Tensor], n_remove: int) -> dict[str, T
 
 
 def wanda_squares(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Return sums of squared inputs of each weight of a layer, from unfolded patches."""
+    """Return sums of squared inputs of each weight of a layer, from unfolded patches.
+
+    Their root is the norm in the score of Sun et al., 2024 (https://arxiv.org/abs/2306.11695),
+    which is of linear layers; a convolution is the linear layer of its unfolded patches.
+    """
     if isinstance(layer, nn.Linear):
         return (inputs**2).sum(0).expand(layer.weight.shape)
     patches = functional.unfold(
@@ -154,8 +174,8 @@ def wanda_sequential(
 ) -> dict[str, Tensor]:
     """Return masks found block by block: what a block receives comes from blocks already pruned.
 
-    As the authors' code for language models. Theirs for image classifiers passes on what the block
-    gave before it was pruned.
+    As the code of Sun et al., 2024, for language models (https://github.com/locuslab/wanda). Theirs
+    for image classifiers passes on what the block gave before it was pruned.
 
     Args:
         net: In evaluation mode; its weights are zeroed as masks are found.
@@ -179,7 +199,11 @@ def wanda_sequential(
 
 
 def synflow(matrices: Sequence[Tensor], keep_after_round: Sequence[int]) -> list[Tensor]:
-    """Return masks of a bias-free linear network after rounds that keep so many weights each."""
+    """Return masks of a bias-free linear network after rounds that keep so many weights each.
+
+    Tanaka et al., 2020 (https://arxiv.org/abs/2006.05467): the product of magnitudes along all
+    paths through a weight, which is what its algorithm 1 differentiates.
+    """
     masks = [torch.ones_like(matrix) for matrix in matrices]
     for keep in keep_after_round:
         magnitudes = [(m * mask).abs() for m, mask in zip(matrices, masks, strict=True)]
@@ -206,7 +230,10 @@ def synflow(matrices: Sequence[Tensor], keep_after_round: Sequence[int]) -> list
 
 
 def erk(shapes: Sequence[Sequence[int]], fraction: float) -> list[float]:
-    """Return Erdős-Rényi-kernel fractions, the common factor found by bisection."""
+    """Return Erdős-Rényi-kernel fractions, the common factor found by bisection.
+
+    Evci et al., 2020 (https://arxiv.org/abs/1911.11134), section 3.
+    """
     sizes = [torch.Size(shape).numel() for shape in shapes]
     raw = [sum(shape) / size for shape, size in zip(shapes, sizes, strict=True)]
     low, high = 0.0, 1e6

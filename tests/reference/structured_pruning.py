@@ -1,6 +1,6 @@
 """Structured pruning restated slowly, channel by channel, for one small network with a shortcut.
 
-Written from the published descriptions; shares no code with the package.
+Written from the published descriptions, which each function names; shares no code with the package.
 """
 
 import math
@@ -59,15 +59,26 @@ def energy(net: nn.Module, group: str, channel: int) -> float:
     return sum(float((part.detach().double() ** 2).sum()) for part in slices(net, group, channel))
 
 
-def depgraph_importance(net: nn.Module, group: str) -> list[float]:
-    """Return the mean over parts of the sums of squares, relative to its mean over channels."""
+def depgraph_importance(net: nn.Module, group: str, normalizer: str = "mean") -> list[float]:
+    """Return the mean over parts of the sums of squares, relative to its mean or maximum.
+
+    Fang et al., 2023 (https://arxiv.org/abs/2301.12900), its group-level importance.
+
+    The published code's own harness takes the maximum after sparse learning ("group_sl"), the mean
+    without it ("group_norm").
+    """
     parts = len(slices(net, group, 0))
     means = [energy(net, group, channel) / parts for channel in range(GROUPS[group])]
-    return [value / (sum(means) / len(means)) for value in means]
+    scale = max(means) if normalizer == "max" else sum(means) / len(means)
+    return [value / scale for value in means]
 
 
 def depgraph_gradients(net: nn.Module, reg: float) -> dict[str, Tensor]:
-    """Return what sparse learning adds to the gradient of every weight."""
+    """Return what sparse learning adds to the gradient of every weight.
+
+    Fang et al., 2023 (https://arxiv.org/abs/2301.12900), its sparse learning, with a
+    shrinkage of 2 ** (4 * gap).
+    """
     added = {name: torch.zeros_like(p).double() for name, p in net.named_parameters()}
     for group, channels in GROUPS.items():
         norms = [math.sqrt(energy(net, group, channel)) for channel in range(channels)]
@@ -87,7 +98,11 @@ def depgraph_gradients(net: nn.Module, reg: float) -> dict[str, Tensor]:
 
 
 def slim_importance(net: nn.Module, group: str) -> list[float]:
-    """Return the mean of |gamma| over the normalisations of a group."""
+    """Return the mean of |gamma| over the normalisations of a group.
+
+    Liu et al., 2017 (https://arxiv.org/abs/1708.06519), |gamma| of single layers; the mean over a
+    group is that of Torch-Pruning.
+    """
     norms = [net.bn1, net.bn2] if group == "conv1" else [net.bn3]
     return [
         sum(abs(float(bn.weight[channel].detach())) for bn in norms) / len(norms)
@@ -96,7 +111,11 @@ def slim_importance(net: nn.Module, group: str) -> list[float]:
 
 
 def vpns_start(net: nn.Module, group: str) -> list[float]:
-    """Return the first scores of a group."""
+    """Return the first scores of a group.
+
+    HYDRA's scaled start (https://arxiv.org/abs/2002.10509) of a channel's norm; no paper gives one
+    for channels.
+    """
     norms = [math.sqrt(energy(net, group, channel)) for channel in range(GROUPS[group])]
     fan_in = {"conv1": 3 * 9, "conv3": 5 * 9}[group]
     return [math.sqrt(6 / fan_in) * norm / max(norms) for norm in norms]
@@ -115,6 +134,8 @@ def vpns_scores(
     rate: float,
 ) -> dict[str, list[float]]:
     """Learn channel scores by gradient descent and return them; weights stay, in training mode.
+
+    Eq. 5 of VPNs (https://arxiv.org/abs/2312.01397), its masks and scores those of channels.
 
     Every normalisation's output is multiplied by its group's gate; the score of channel c gets
     ``sign(score) * sum(output * gradient)`` over batch and pixels, closed channels included.

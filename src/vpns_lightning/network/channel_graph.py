@@ -3,6 +3,7 @@
 Fang et al., 2023, https://arxiv.org/abs/2301.12900.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,10 @@ Norm = nn.modules.batchnorm._BatchNorm
 FOREIGN_FAULTS = (
     *(RuntimeError, ValueError, TypeError, AttributeError, AssertionError),
     *(ArithmeticError, LookupError),
+)
+INSTEAD = (
+    "remove single weights of it (OMP, LearnedScores and all other pruners that are not "
+    "structured), or take resnet18, resnet50, vgg16, mobilenet_v2 or densenet121"
 )
 
 
@@ -115,22 +120,35 @@ def trace(backbone: nn.Module, size: int, protected: set[str]) -> tuple[Any, lis
     """
     import torch_pruning  # heavy, and only structured pruners need it
 
-    graph = torch_pruning.DependencyGraph()
     images = torch.zeros(1, 3, size, size, device=next(backbone.parameters()).device)
     try:
-        with torch.enable_grad():
+        with torch.no_grad():
+            backbone(images)
+    except FOREIGN_FAULTS as error:
+        raise UserError(
+            f"this backbone takes no images of {size} px ({_first_line(error)}): set "
+            "find.pruner.input_size to the size it is trained at"
+        ) from None
+    graph = torch_pruning.DependencyGraph()
+    try:
+        with torch.enable_grad(), warnings.catch_warnings():
+            # about parameters outside layers, which are refused below
+            warnings.filterwarnings("ignore", module="torch_pruning")
             graph.build_dependency(
                 backbone, images, forward_fn=lambda model, shown: model.forward(shown)
             )
             ignored = [backbone.get_submodule(name) for name in sorted(protected)]
             groups = list(graph.get_all_groups(ignored_layers=ignored))
     except FOREIGN_FAULTS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"the channels of this backbone cannot be followed at {size} px ({reason}): set "
-            "find.pruner.input_size to the size it is trained at, or prune it unstructured"
+            "which channels of this backbone go together cannot be followed "
+            f"({_first_line(error)}): {INSTEAD}"
         ) from None
     return graph, groups
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_group(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> ChannelGroup:
@@ -147,14 +165,19 @@ def read_group(graph: Any, group: Any, names: Mapping[nn.Module, str]) -> Channe
         name = names.get(layer, "a free parameter")
         _check_kind(name, layer)
         outputs = graph.is_out_channel_pruning_fn(item.dep.handler)
-        rows = outputs or isinstance(layer, Norm) or _is_depthwise(layer)
+        rows = outputs or isinstance(layer, Norm) or is_depthwise(layer)
+        size = size_of(layer, rows)
+        if max(item.idxs) >= size or max(item.root_idxs) >= len(group[0].idxs):
+            raise UserError(  # Torch-Pruning loses count behind a shuffle of channels
+                f"which channels go through {name!r} cannot be followed: {INSTEAD}"
+            )
         followers = item.dep.target.outputs
         normalised = [isinstance(each.module, Norm) for each in followers]
         members.append(
             Member(
                 name,
                 "rows" if rows else "columns",
-                size_of(layer, rows),
+                size,
                 torch.tensor(item.idxs),
                 torch.tensor(item.root_idxs),
                 _turns(item.root_idxs),
@@ -199,17 +222,16 @@ def size_of(layer: nn.Module, rows: bool) -> int:
     return weight.shape[0 if rows else 1]
 
 
-def _is_depthwise(layer: nn.Module) -> bool:
+def is_depthwise(layer: nn.Module) -> bool:
+    """Return whether a layer is a convolution of every channel by itself."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
 
 
 def _check_kind(name: str, layer: nn.Module) -> None:
     plain = type(layer) in (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.SyncBatchNorm)
-    if not plain or (
-        isinstance(layer, nn.Conv2d) and layer.groups > 1 and not _is_depthwise(layer)
-    ):
+    if not plain or (isinstance(layer, nn.Conv2d) and layer.groups > 1 and not is_depthwise(layer)):
         kind = "grouped convolution" if plain else type(layer).__name__
         raise UserError(
-            f"channels through {name!r} ({kind}) cannot be cut: structured pruning handles "
-            "convolutions, linear layers and BatchNorm2d, as in resnet18, resnet50, vgg16, vgg16_bn"
+            f"channels through {name!r} ({kind}) cannot be cut, only those of convolutions, linear "
+            f"layers and BatchNorm2d: {INSTEAD}"
         )

@@ -108,8 +108,9 @@ class PromptedClassifier(nn.Module):
         self.mapping.prepare(self.source_classes, num_classes)
         if not keeps_head:
             self._replace_head(num_classes)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        for name, values in {"mean": mean, "std": std}.items():
+            held = torch.tensor([float(value) for value in values])
+            self.register_buffer(name, held.view(3, 1, 1))
         mask_layers(self.backbone, exclude=exclude)
         leave_bypassed_layers_dense(self.backbone, self.input_side())
         if channels_last:
@@ -134,8 +135,8 @@ class PromptedClassifier(nn.Module):
         elif self.prompt is not None and self.pad_plain:
             images = pad_to_canvas(images, self.prompt.canvas_size)
         images = (images - self.mean) / self.std
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        last, first = torch.channels_last, torch.contiguous_format
+        images = images.contiguous(memory_format=last if self.channels_last else first)
         # evaluation and an epoch's smaller last batch skip the compiled call: graphs of their own
         # would cost more than they save
         small = self.compiled and self.whole_batch and len(images) != self.whole_batch

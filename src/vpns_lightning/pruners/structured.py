@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.network import ChannelGroup, PromptedClassifier, cut, find_groups
+from vpns_lightning.network.channel_graph import is_depthwise
 from vpns_lightning.pruners.base import Pruner, keep_everything, require_prunable, thaw
 from vpns_lightning.sparsity import ChannelScope, check_scores, keep_channels
 
@@ -119,7 +120,9 @@ class Structured(Pruner):
 
 
 @torch.no_grad()
-def group_energy(network: PromptedClassifier, group: ChannelGroup) -> tuple[Tensor, int]:
+def group_energy(
+    network: PromptedClassifier, group: ChannelGroup, *, depthwise: bool = True
+) -> tuple[Tensor, int]:
     """Return the sum of squares of all weights that belong to each channel, and of how many parts.
 
     Rows of layers that make a channel, columns of layers that read it, and the factors gamma of its
@@ -128,19 +131,24 @@ def group_energy(network: PromptedClassifier, group: ChannelGroup) -> tuple[Tens
     Args:
         network: The network.
         group: Its indices where the network is, see :meth:`Structured.groups_on`.
+        depthwise: Count the weights of depthwise convolutions.
 
     Returns:
         float32 tensor (channels,), and the number of layers' dimensions in it.
     """
     total = torch.zeros(group.channels, device=network.mean.device)
+    parts = 0
     for member in group.members:
-        weight = network.backbone.get_submodule(member.layer).weight
-        if weight is None:  # a normalisation without factors
+        layer = network.backbone.get_submodule(member.layer)
+        weight = layer.weight
+        # a normalisation may have no factors
+        if weight is None or (is_depthwise(layer) and not depthwise):
             continue
+        parts += 1
         assert isinstance(weight, Tensor)
         dim = 0 if member.role == "rows" else 1
         others = [d for d in range(weight.dim()) if d != dim]
         squares = weight.detach().float().square()
         per_position = squares.sum(others) if others else squares
         member.add_up(per_position, total)
-    return total, len(group.members)
+    return total, parts

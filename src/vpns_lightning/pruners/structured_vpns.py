@@ -181,5 +181,5 @@ def _refuse_unless(possible: bool, member: Member) -> None:
     if not possible:
         raise UserError(
             f"layer {member.layer!r} cannot carry a gate, because it takes channels of several "
-            "groups, has no factors or is excluded: choose other find.pruner.gates, or DepGraph"
+            "groups, has no factors or is excluded: use DepGraph, which needs no gates"
         )
