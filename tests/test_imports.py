@@ -47,7 +47,8 @@ PACKAGES: dict[str, set[str]] = {
     # Stored reads masks from a file; nothing here writes one
     "pruners": {"torch", "safetensors"},
     "stages": {"torch", "lightning", "torchmetrics", "rich"},
-    "report": {"matplotlib", "msgspec", "yaml"},
+    # scipy for the quantiles of Student's t
+    "report": {"matplotlib", "msgspec", "scipy", "yaml"},
     "cli": set(),
 }
 # whatever imports these sits at the top; nothing below may
