@@ -32,10 +32,9 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
     for place in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
         for axis, measures in product(definition.axes, _by_label(definition.measures)):
             chosen = _along(axis, groups[place], definition.axes)
-            panel = _panel(definition, place, axis, measures, chosen) if chosen else None
-            # imported runs do not say what they cost
-            if panel is not None and (panel.curves or panel.dense):
-                panels.append(panel)
+            # imported runs do not say what they cost, others may have held out no image
+            if any(m.value(run) is not None for m in measures for run in chosen):
+                panels.append(_panel(definition, place, axis, measures, chosen))
     # a small twin, or a grid of one's own, was never to be the paper's figure
     absent = absent_from_paper(definition, runs) if is_asked_for(definition, runs) else ()
     return Exhibit(definition, tuple(panels), absent)
