@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from toy_results import as_run, result, write
 
+from vpns_lightning.report.definitions import DEFINITIONS
 from vpns_lightning.report.exhibits import build
 from vpns_lightning.report.make import make_report
-from vpns_lightning.report.measures import ACCURACY
 from vpns_lightning.report.membership import overview
 from vpns_lightning.report.panels import Panel, Point
 from vpns_lightning.report.statistics import (
@@ -23,7 +23,8 @@ from vpns_lightning.report.statistics import (
 
 def point(accuracies: Mapping[int, float]) -> Point:
     runs = tuple(as_run(result(seed=seed, accuracy=a)) for seed, a in accuracies.items())
-    return Point(0.9, 90.0, 0.0, None, tuple(accuracies), runs)
+    percent = tuple(100 * accuracy for accuracy in accuracies.values())
+    return Point(0.9, 90.0, 0.0, None, tuple(accuracies), runs, percent)
 
 
 def panel_of(*results: dict[str, object]) -> Panel:
@@ -33,7 +34,7 @@ def panel_of(*results: dict[str, object]) -> Panel:
 
 
 def difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    found = paired_difference(point(first), point(second), ACCURACY)
+    found = paired_difference(point(first), point(second))
     assert found is not None
     return found
 
@@ -68,7 +69,7 @@ def test_a_difference_that_never_varies_is_its_own_interval() -> None:
 def test_one_pair_decides_nothing_and_none_is_no_difference() -> None:
     found = difference({7: 0.9}, {7: 0.1})
     assert (found.low, found.high, found.verdict) == (None, None, "undecided")
-    assert paired_difference(point({7: 0.9}), point({9: 0.1}), ACCURACY) is None
+    assert paired_difference(point({7: 0.9}), point({9: 0.1})) is None
 
 
 def test_the_table_takes_the_first_method_minus_each_other_one() -> None:
@@ -123,3 +124,18 @@ def test_costs_have_no_differences(tmp_path: Path) -> None:
     assert {panel.measure.label for panel in exhibit.panels} >= {"gradient steps"}
     assert all(difference_table(panel) is None for panel in exhibit.panels)
     assert len(differences_csv([exhibit]).splitlines()) == 1
+
+
+def test_a_prompt_learned_after_pruning_is_compared_with_the_same_runs_before_it() -> None:
+    runs = []
+    for seed, before, after in ((7, 0.60, 0.61), (9, 0.65, 0.64), (17, 0.70, 0.70)):
+        facts = result("OMP", 0.9, seed, accuracy=after, accuracy_before_prompt=before)
+        facts["stages"]["prompt_tuning"] = facts["stages"]["tune"]
+        runs.append(as_run(facts))
+    (definition,) = (d for d in DEFINITIONS if d.id == "fig1")
+    lines = list(csv.DictReader(io.StringIO(differences_csv([build(definition, runs)]))))
+    (line,) = lines
+    assert (line["method"], line["minus"], line["verdict"]) == ("OMP", "OMP + prompt", "undecided")
+    # -1, 1, 0 points: mean 0, half width 4.3027 * 1 / sqrt(3)
+    assert float(line["difference"]) == pytest.approx(0)
+    assert float(line["high"]) == pytest.approx(2.48414, abs=1e-4)

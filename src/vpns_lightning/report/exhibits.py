@@ -137,6 +137,7 @@ def _point(
         statistics.stdev(numbers) if len(numbers) > 1 else None,
         in_order(run.record.seed for run in runs),
         tuple(runs),
+        tuple(numbers),
     )
 
 
@@ -152,7 +153,8 @@ def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
     numbers = [value for (value,) in values.values()]
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
     seeds = in_order(values)
-    return [Curve("Dense, warm-up", (Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, ()),))]
+    point = Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, (), ())
+    return [Curve("Dense, warm-up", (point,))]
 
 
 def _repeated(seeds: Iterable[int]) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 from scipy.special import stdtrit  # scipy.stats has it too, and takes a second to import
 
 from vpns_lightning.report.gaps import show_level
-from vpns_lightning.report.measures import ACCURACY, Measure
+from vpns_lightning.report.measures import ACCURACY
 from vpns_lightning.report.panels import Cell, Curve, Exhibit, Panel, Point, Table
 
 LEVEL = 0.95
@@ -51,7 +51,7 @@ class Difference:
         return "higher" if self.low > 0 else "lower"
 
 
-def paired_difference(first: Point, second: Point, measure: Measure) -> Difference | None:
+def paired_difference(first: Point, second: Point) -> Difference | None:
     """Return the difference between two methods in pairs of equal seed.
 
     With ``d`` the ``n`` differences the interval is ``mean(d) ± t * std(d) / sqrt(n)``, where ``t``
@@ -60,12 +60,11 @@ def paired_difference(first: Point, second: Point, measure: Measure) -> Differen
     Args:
         first: Runs of one method.
         second: Runs of the other.
-        measure: What is compared.
 
     Returns:
         The difference, None where no seed is in both.
     """
-    ours, theirs = _by_seed(first, measure), _by_seed(second, measure)
+    ours, theirs = _by_seed(first), _by_seed(second)
     seeds = tuple(sorted(ours.keys() & theirs.keys()))
     if not seeds:
         return None
@@ -83,13 +82,13 @@ def difference_table(panel: Panel) -> Table | None:
 
     None where the panel is not of accuracy, or nothing can be paired.
     """
-    if panel.measure is not ACCURACY or not panel.curves:
+    if not _of_accuracy(panel) or not panel.curves:
         return None
     first, *others = panel.curves
     others = [*panel.dense, *others]
     rows = []
     for other in others:
-        found = [_at(first, other, level, panel.measure) for level in panel.tried]
+        found = [_at(first, other, level) for level in panel.tried]
         rows.append((Cell(other.label), *map(_cell, found)))
     if all(cell.text == "none" for row in rows for cell in row[1:]):
         return None
@@ -105,15 +104,20 @@ def differences_csv(exhibits: Iterable[Exhibit]) -> str:
     writer.writerow(COLUMNS)
     for exhibit in exhibits:
         for panel in exhibit.panels:
-            if panel.measure is ACCURACY:
+            if _of_accuracy(panel):
                 writer.writerows((exhibit.definition.id, *line) for line in _lines(panel))
     return out.getvalue()
+
+
+def _of_accuracy(panel: Panel) -> bool:
+    # a pilot study has two, before and after its prompt
+    return panel.measure.label == ACCURACY.label
 
 
 def _lines(panel: Panel) -> Iterator[tuple[Any, ...]]:
     for first, second in combinations((*panel.curves, *panel.dense), 2):
         for level in panel.tried:
-            found = _at(first, second, level, panel.measure)
+            found = _at(first, second, level)
             if found is not None:
                 numbers = (_text(n) for n in (found.mean, found.low, found.high))
                 seeds = " ".join(map(str, found.seeds))
@@ -125,9 +129,9 @@ def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _at(first: Curve, second: Curve, level: object, measure: Measure) -> Difference | None:
+def _at(first: Curve, second: Curve, level: object) -> Difference | None:
     ours, theirs = _point(first, level), _point(second, level)
-    return paired_difference(ours, theirs, measure) if ours and theirs else None
+    return paired_difference(ours, theirs) if ours and theirs else None
 
 
 def _point(curve: Curve, level: object) -> Point | None:
@@ -137,9 +141,10 @@ def _point(curve: Curve, level: object) -> Point | None:
     return next((point for point in curve.points if point.level == level), None)
 
 
-def _by_seed(point: Point, measure: Measure) -> dict[int, float]:
-    values = ((run.record.seed, measure.value(run)) for run in point.runs)
-    return {seed: value for seed, value in values if seed is not None and value is not None}
+def _by_seed(point: Point) -> dict[int, float]:
+    seeds = (run.record.seed for run in point.runs)
+    pairs = zip(seeds, point.values, strict=True)
+    return {seed: value for seed, value in pairs if seed is not None}
 
 
 def _cell(found: Difference | None) -> Cell:
