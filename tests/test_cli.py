@@ -15,8 +15,7 @@ import yaml
 import vpns_lightning
 from toy_data import noise
 from vpns_lightning import cli
-from vpns_lightning.commands import fit as fit_command
-from vpns_lightning.commands.fit import as_record, fit_parser
+from vpns_lightning.commands.keys import as_record, fit_parser
 from vpns_lightning.commands.parsing import parse
 
 BASE = {
@@ -67,7 +66,7 @@ def test_a_whole_number_is_a_count_of_batches_whatever_was_imported_before() -> 
         "from typing import Union; from lightning.pytorch import Trainer;"
         "annotations = Trainer.__init__.__wrapped__.__annotations__;"
         "annotations['limit_train_batches'] = Union[float, int, None];"
-        "from vpns_lightning.commands.fit import fit_parser;"
+        "from vpns_lightning.commands.keys import fit_parser;"
         "parsed = fit_parser().parse_args(["
         "'--network.backbone=resnet18', '--data=Digits', '--find.pruner=OMP',"
         "'--find.sparsity=0.5', '--trainer.limit_train_batches=1',"
@@ -92,7 +91,7 @@ def test_an_unknown_subcommand_names_the_nearest(capsys: pytest.CaptureFixture[s
         ("--network.mapping=FrequencyMaping", "did you mean 'FrequencyMapping'"),
         ("--data=CIFAR1000", "did you mean 'CIFAR100'"),
         ("--network.backbone=resnet81", "did you mean 'resnet18'"),
-        ("--find.sparsty=0.8", "did you mean 'find.sparsity'"),
+        ("--find.sparsty=0.8", "find has no option 'sparsty' (did you mean 'sparsity'?)"),
         ("--data.batchsize=8", "did you mean 'batch_size'"),
         ("--network.prompt.pad_siz=8", "did you mean 'pad_size'"),
         ("--find.views=[promted]", "did you mean 'prompted'"),
@@ -191,7 +190,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(BASE))
-    fit_command.run([f"--config={path}", f"--trainer.default_root_dir={folder / 'run'}"])
+    cli.main(["fit", f"--config={path}", f"--trainer.default_root_dir={folder / 'run'}"])
     return folder / "run"
 
 
@@ -219,7 +218,7 @@ def test_test_refuses_images_of_other_classes(
     data = {"class_path": "ImageFolder", "init_args": images}
     config.write_text(yaml.safe_dump(BASE | {"data": data}))
     run = tmp_path / "run"
-    fit_command.run([f"--config={config}", f"--trainer.default_root_dir={run}"])
+    cli.main(["fit", f"--config={config}", f"--trainer.default_root_dir={run}"])
     shutil.copytree(tmp_path / "own", tmp_path / "copy")
     cli.main(["test", "--run", str(run), "--root", str(tmp_path / "copy")])
     assert '"test_images": 9' in capsys.readouterr().out

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 import vpns_lightning
 from toy_data import make_layout
-from vpns_lightning.commands.fit import as_record, fit_parser, run
+from vpns_lightning import cli
+from vpns_lightning.commands.keys import as_record, fit_parser
 from vpns_lightning.commands.parsing import parse
 from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifier
 from vpns_lightning.runs.handoff import save_masks
@@ -141,7 +142,7 @@ def run_toy(
         **options,
     }
     arguments = [argument for path in paths for argument in ("--config", str(path))]
-    run([*arguments, *(f"--{key}={value}" for key, value in everything.items())])
+    cli.main(["fit", *arguments, *(f"--{key}={value}" for key, value in everything.items())])
     result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
     return result
 

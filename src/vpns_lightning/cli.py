@@ -9,9 +9,16 @@ from vpns_lightning.base.errors import UserError, nearest
 
 # subcommand: (module, what it does)
 COMMANDS = {
-    "fit": ("fit", "find a sparse subnetwork and its prompt, tune them; run again to resume"),
-    "test": ("test", "measure the accuracy of a finished run"),
-    "predict": ("predict", "classify a folder of images with a finished run, into a CSV file"),
+    "fit": (
+        "lightning_cli",
+        "find a sparse subnetwork and its prompt, tune them; run again to resume",
+    ),
+    "validate": ("lightning_cli", "measure runs on the images they held out for validation"),
+    "test": ("lightning_cli", "measure the accuracy of finished runs"),
+    "predict": (
+        "lightning_cli",
+        "classify a folder of images with a finished run, into a CSV file",
+    ),
     "export": ("export", "write a finished run's network as .safetensors, .pt2 or .onnx"),
     "bench": ("bench", "measure what a run's pruning saves against the dense network"),
     "import": ("importing", "make a run folder of a checkpoint of the authors' released code"),
@@ -54,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         allowed = ", ".join(COMMANDS)
         _refuse(f"unknown subcommand {command!r}{nearest(command, COMMANDS)}; allowed: {allowed}")
     else:
-        _run(COMMANDS[command][0], arguments[1:])
+        module, _ = COMMANDS[command]
+        # those of the Lightning CLI are told which of them was asked for
+        _run(module, arguments if module == "lightning_cli" else arguments[1:])
 
 
 def _run(name: str, arguments: list[str]) -> None:

@@ -126,7 +126,7 @@ def test_wrong_input_is_refused_before_anything_starts(
     wrong = {"OMP": [{"find.epcohs": 1}]}
     said = refused(capsys, write(folder, methods=wrong))
     assert "grid.yaml: method 'OMP': " in said
-    assert "did you mean 'find.epochs'" in said
+    assert "find has no option 'epcohs' (did you mean 'epochs'?)" in said
     said = refused(capsys, write(folder, methods={"A": ["none.yaml"]}))
     assert "grid.yaml: method 'A': config file none.yaml does not exist" in said
     file = write(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vpns_lightning.commands import fit
+from vpns_lightning import cli
 from vpns_lightning.commands.grid import resolver
 from vpns_lightning.grid.cells import Cell, expand
 from vpns_lightning.grid.file import read_grid
@@ -44,7 +44,7 @@ def check_run(cell: Cell, sources: dict[Path, Cell]) -> None:
         check_run(sources[cell.needs.parent], sources)
     # Slim ranks by batch normalisation, which the tiny one has not
     tiny = [] if BACKBONE in cell.axes or cell.grid == "fig8_mini" else [TINY]
-    fit.run([*cell.arguments, *tiny])
+    cli.main(["fit", *cell.arguments, *tiny])
     result = json.loads((cell.folder / "result.json").read_text())
     assert abs(result["sparsity"] - cell.sparsity) < 0.1, cell.name
     assert (result["dataset"], result["seed"]) == ("Digits", cell.seed)

@@ -14,7 +14,7 @@ import vpns_lightning as vpns
 from network.test_specification import NETS
 from vpns_lightning.base import trust
 from vpns_lightning.benchmarking.measuring import compare_counts
-from vpns_lightning.commands import export, fit, test
+from vpns_lightning.commands import export, lightning_cli
 from vpns_lightning.runs.loading import dense_twin, load_run
 from vpns_lightning.sparsity import sparsity_report
 
@@ -35,7 +35,7 @@ def started(kind: str, folder: Path, *options: str) -> Path:
     backbone = f"--network.backbone={json.dumps(BACKBONES[kind])}"
     run = folder / "run"
     arguments = [*plugins, *configs, backbone, f"--trainer.default_root_dir={run}", *options]
-    fit.run([*arguments, "--data.init_args.batch_size=16", "--warmup.epochs=0"])
+    lightning_cli.run(["fit", *arguments, "--data.init_args.batch_size=16", "--warmup.epochs=0"])
     return run
 
 
@@ -61,7 +61,7 @@ def test_a_run_is_recorded_tested_exported_and_rebuilt(kind: str, tmp_path: Path
     report = sparsity_report(network.backbone)
     assert report.sparsity == result["sparsity"]
     assert report.kept == result["weights_kept"]
-    test.run(["--run", str(run)])
+    lightning_cli.run(["test", "--run", str(run)])
     file = tmp_path / "net.safetensors"
     export.run(["--run", str(run), "--output", str(file)])
     card = file.with_suffix(".md").read_text()
@@ -101,7 +101,9 @@ def test_a_config_cannot_have_functions_called(tmp_path: Path) -> None:
         backbone = {"class_path": name, "init_args": {"path": str(flag)}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({"network": {"backbone": backbone}}))
         with pytest.raises(vpns.UserError, match=r"only name classes|not of code that you named"):
-            fit.run([f"--config={ROOT}/configs/quickstart.yaml", f"--config={tmp_path}/c.yaml"])
+            lightning_cli.run(
+                ["fit", f"--config={ROOT}/configs/quickstart.yaml", f"--config={tmp_path}/c.yaml"]
+            )
     assert not flag.exists()
 
 

@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.commands.fit import as_record, fit_parser
+from vpns_lightning.commands.keys import as_record, fit_parser
 from vpns_lightning.commands.parsing import import_plugins, parse
 from vpns_lightning.grid.cells import Cell, Resolve, expand
 from vpns_lightning.grid.engines.base import Engine
@@ -106,7 +106,7 @@ def resolver() -> Resolve:
     parser = fit_parser()
 
     def resolve(options: Sequence[str]) -> dict[str, Any]:
-        config = parse(parser, import_plugins(options))
+        config = parse(parser, options)
         check_sparsity(config.find.sparsity)
         check_precision(config.trainer.precision)
         return as_record(parser, config)

@@ -8,7 +8,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.commands.parsing import parse
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.downloads import file_sha256
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> None:
         UserError: The checkpoint, or what is said about it, is wrong; nothing is written then.
     """
     parser = import_parser()
-    config = parse(parser, import_plugins(arguments))
+    config = parse(parser, arguments)
     check_sparsity(config.sparsity)
     device = pick_device(config.accelerator)
     folder = RunFolder(config.output)

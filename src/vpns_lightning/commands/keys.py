@@ -1,5 +1,7 @@
 """The keys of a config: one parser of them for ``vpns fit`` and ``vpns grid``."""
 
+import re
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -8,8 +10,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.commands.help import ShortHelp
 from vpns_lightning.data import ImageData
-from vpns_lightning.network import PromptedClassifier
+from vpns_lightning.network import PromptedClassifier, specify
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
 from vpns_lightning.training.machine import ELSEWHERE
 
@@ -31,7 +34,10 @@ class ParsingError(UserError):
 
 
 class Parser(LightningArgumentParser):
-    """A parser that raises instead of printing its usage and leaving."""
+    """A parser that raises instead of printing its usage and leaving, with a short help."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": ShortHelp, **options})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong.
@@ -44,7 +50,7 @@ class Parser(LightningArgumentParser):
 
 def add_run_keys(parser: ArgumentParser) -> None:
     """Add the keys of a config but ``seed_everything``: data, network, stages and trainer."""
-    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=True)
+    add_data_key(parser)
     parser.add_class_arguments(PromptedClassifier, "network")
     parser.link_arguments("data.num_classes", "network.num_classes", apply_on="instantiate")
     for key, stage in STAGES.items():
@@ -52,6 +58,18 @@ def add_run_keys(parser: ArgumentParser) -> None:
         parser.link_arguments("network", f"{key}.network", apply_on="instantiate")
     parser.set_defaults({"warmup.epochs": 0, "prompt_tuning.epochs": 0})
     add_trainer_keys(parser)
+    _name_groups(parser)
+
+
+def add_data_key(parser: ArgumentParser, *, required: bool = True) -> None:
+    """Add the key of the images."""
+    parser.add_subclass_arguments(ImageData, "data", skip={"seed"}, required=required)
+
+
+def add_evaluation_keys(parser: ArgumentParser) -> None:
+    """Add the keys of the machine for what is only measured: one device, unless more are asked."""
+    add_trainer_keys(parser)
+    parser.set_defaults({"trainer.devices": 1})
     _name_groups(parser)
 
 
@@ -95,7 +113,7 @@ def _name_groups(parser: ArgumentParser) -> None:
 
 def fit_parser() -> ArgumentParser:
     """Return a parser of the keys of a config, as ``vpns fit`` has it."""
-    parser = Parser(prog="vpns fit", exit_on_error=False)
+    parser = Parser(prog="vpns fit")
     parser.add_argument("-c", "--config", action="config", help="a YAML file")
     add_seed(parser)
     add_run_keys(parser)
@@ -111,4 +129,30 @@ def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return a config as plain values, without the names of the files it came from."""
     record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
+    # the same backbone is said the same, however its arguments were given
+    record["network"]["backbone"] = specify(record["network"]["backbone"]).plain()
     return record
+
+
+def default_folder(config: Namespace) -> str:
+    """Return ``runs/<backbone>_<data>_<pruner>_s<sparsity>_seed<seed>``.
+
+    Raises:
+        UserError: The backbone is not said as it should be.
+    """
+    names = (
+        slug(str(specify(config.network.backbone))),
+        _last(config.data.class_path),
+        _last(config.find.pruner.class_path),
+    )
+    level = f"s{100 * config.find.sparsity:g}"
+    return str(Path("runs") / "_".join([*names, level, f"seed{config.seed_everything}"]).lower())
+
+
+def slug(text: str) -> str:
+    """Return a name as part of a folder's, which holds no slash and no quotes."""
+    return "-".join(re.findall(r"[\w.]+", text))
+
+
+def _last(class_path: str) -> str:
+    return class_path.rpartition(".")[2]

@@ -1,112 +1,90 @@
 """Parsing arguments and configs, and saying in one line what is wrong with them."""
 
 import argparse
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.processes import say
 from vpns_lightning.base.trust import trust
-from vpns_lightning.data import ImageData
-from vpns_lightning.network import LabelMapping, Prompt
-from vpns_lightning.pruners import Pruner
+from vpns_lightning.commands.diagnosis import explained
+from vpns_lightning.commands.keys import Parser, ParsingError
 from vpns_lightning.runs.loading import check_class_paths
 
-BASES: dict[str, type] = {
-    "data": ImageData,
-    "find.pruner": Pruner,
-    "network.prompt": Prompt,
-    "network.mapping": LabelMapping,
-}
+CONFIG = ("--config", "-c")
+# keys of version 0.1.0 that have another name now
+RENAMED = {"prompt": "prompt_tuning"}
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def parse(
+    parser: ArgumentParser, arguments: Sequence[str], *, keys: ArgumentParser | None = None
+) -> Namespace:
     """Parse, or raise one line that names the value, what is allowed and the nearest name.
+
+    Args:
+        parser: The parser.
+        arguments: The command line; ``--plugins`` are imported first.
+        keys: The parser whose keys the options are, where that is one of a subcommand.
 
     Raises:
         UserError: The arguments or a config are wrong, or a config names a class of a package that
             is not trusted.
     """
-    for path in _config_files(arguments):
-        read_config_file(path)
+    given = with_present_names(import_plugins(arguments))
+    for path in _config_files(given):
+        if not path.lstrip().startswith("{"):
+            read_config_file(Path(path))
     try:
-        parsed: Namespace = parser.parse_args(list(arguments))
+        parsed: Namespace = parser.parse_args(given)
         return parsed
-    except argparse.ArgumentError as error:
-        raise UserError(explain(str(error), parser)) from None
+    except (argparse.ArgumentError, ParsingError) as error:
+        raise explained(str(error), keys or parser, given) from None
 
 
-def explain(message: str, parser: ArgumentParser) -> str:
-    """Return jsonargparse's message as one line, with the nearest valid name where one is close."""
-    text = " ".join(message.split())
-    key = found.group(1) if (found := re.search(r'[Kk]ey "([\w.]+)"', text)) else ""
-    if match := re.search(r"dot import path string: (\S+)", text):
-        name = match.group(1).rpartition(".")[2]
-        allowed = subclass_names(BASES[key]) if key in BASES else []
-        return f"{key}: {name!r} is unknown{nearest(name, allowed)}; allowed: {', '.join(allowed)}"
-    if match := re.search(r"class_path '([\w.]+)': Option '([\w.]+)' is not accepted", text):
-        class_name, option = match.group(1).rpartition(".")[2], match.group(2)
-        known = _options(parser, key, class_name)
-        hint = nearest(option, known)
-        return f"{key}: {class_name} has no option {option!r}{hint}; allowed: {', '.join(known)}"
-    if match := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text):
-        group, option = match.groups()
-        known = [k.removeprefix(f"{group}.") for k in _keys(parser) if k.startswith(f"{group}.")]
-        known = [k for k in known if not k.endswith("help")]
-        return (
-            f"{group} has no option {option!r}{nearest(option, known)}; allowed: {', '.join(known)}"
-        )
-    if match := re.search(r"unrecognized arguments: --([\w.]+)|option '([\w.]+)'", text):
-        option = match.group(1) or match.group(2)
-        return f"there is no option {option!r}{nearest(option, _keys(parser))}; see --help"
-    return text.removeprefix("Parser key ")
+def with_present_names(arguments: Sequence[str]) -> list[str]:
+    """Return a command line whose options and configs use the present names of keys."""
+    present: list[str] = []
+    for word in arguments:
+        for old, new in RENAMED.items():
+            if re.match(rf"--{old}([.=]|$)", word):
+                say(f"{old} is called {new} now: --{new}")
+                word = word.replace(old, new, 1)
+        is_config = bool(present) and present[-1] in CONFIG
+        text = word if is_config else word.removeprefix("--config=")
+        if is_config or text != word:
+            word = word.removesuffix(text) + _config_of_today(text)
+        present.append(word)
+    return present
 
 
-def subclass_names(base: type[Any]) -> list[str]:
-    """Return the names of all concrete subclasses of ``base`` that are imported."""
-    names = set()
-    for child in list(base.__subclasses__()):
-        names |= set(subclass_names(child))
-        if not getattr(child, "__abstractmethods__", None) and child.__module__.startswith(
-            ("vpns_lightning", "__main__")
-        ):
-            names.add(child.__name__)
-        elif not getattr(child, "__abstractmethods__", None):
-            names.add(f"{child.__module__}.{child.__name__}")
-    return sorted(names)
+def _config_of_today(path: str) -> str:
+    """Return a config file's path, or its content under present names where it uses old ones."""
+    file = Path(path)
+    if path.lstrip().startswith("{") or not file.is_file():
+        return path
+    content = read_config_file(file)
+    found = [old for old in RENAMED if isinstance(content, dict) and old in content]
+    if not found:
+        return path
+    for old in found:
+        say(f"{path}: {old} is called {RENAMED[old]} now")
+        content[RENAMED[old]] = content.pop(old)
+    return json.dumps(content)
 
 
-def _keys(parser: ArgumentParser) -> list[str]:
-    return [action.dest for action in parser._actions if action.dest not in {"help", "config"}]
-
-
-def _options(parser: ArgumentParser, key: str, class_name: str) -> list[str]:
-    for base in BASES.values():
-        for child in _all_subclasses(base):
-            if child.__name__ == class_name:
-                probe = ArgumentParser(exit_on_error=False)
-                probe.add_class_arguments(child, fail_untyped=False)
-                return [k for k in _keys(probe) if not k.startswith("print_")]
-    return []
-
-
-def _all_subclasses(base: type[Any]) -> Iterator[type[Any]]:
-    for child in base.__subclasses__():
-        yield child
-        yield from _all_subclasses(child)
-
-
-def _config_files(arguments: Sequence[str]) -> list[Path]:
+def _config_files(arguments: Sequence[str]) -> list[str]:
     files = []
     for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if here in {"--config", "-c"}:
-            files.append(Path(following))
+        if here in CONFIG:
+            files.append(following)
         elif here.startswith("--config="):
-            files.append(Path(here.removeprefix("--config=")))
+            files.append(here.removeprefix("--config="))
     return files
 
 
@@ -169,9 +147,9 @@ def parse_function(
         UserError: The command line does not fit the function's signature.
     """
     summary = (function.__doc__ or "").partition("Args:")[0]
-    parser = ArgumentParser(prog=prog, description=" ".join(summary.split()), exit_on_error=False)
+    parser = Parser(prog=prog, description=" ".join(summary.split()))
     parser.add_function_arguments(function, as_group=False, as_positional=False)
-    return dict(parse(parser, import_plugins(arguments)).as_dict())
+    return dict(parse(parser, arguments).as_dict())
 
 
 def at_least(name: str, value: int, least: int) -> int:

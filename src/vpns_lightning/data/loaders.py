@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from vpns_lightning.data.images.dataset import ImageDataset, IndexedBatch
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
@@ -141,11 +141,11 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: ImageDataset,
+    dataset: Dataset[Any],
     sampler: EvalSampler,
     **common: Unpack[Options],
-) -> DataLoader[IndexedBatch]:
-    """Return a loader over all images of this rank, in order."""
+) -> DataLoader[Any]:
+    """Return a loader over all images of this rank, in order; batches are the data set's own."""
     return ImageLoader(
         dataset,
         sampler=sampler,
