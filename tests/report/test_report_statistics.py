@@ -90,7 +90,8 @@ def test_the_table_takes_the_first_method_minus_each_other_one() -> None:
     assert [cell.bold for cell in table.rows[1]] == [False, False, True]
 
 
-def test_one_method_alone_has_no_table() -> None:
+def test_one_method_or_one_seed_alone_has_no_table() -> None:
+    assert difference_table(panel_of(result("VPNs", seed=7), result("OMP", seed=7))) is None
     assert difference_table(panel_of(result("VPNs", seed=7), result("VPNs", seed=9))) is None
 
 

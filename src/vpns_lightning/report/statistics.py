@@ -80,18 +80,16 @@ def paired_difference(first: Point, second: Point) -> Difference | None:
 def difference_table(panel: Panel) -> Table | None:
     """Return the panel's first method minus each other one, a column for each level.
 
-    None where the panel is not of accuracy, or nothing can be paired.
+    None where the panel is not of accuracy, or no two methods share two seeds or more.
     """
     if not _of_accuracy(panel) or not panel.curves:
         return None
     first, *others = panel.curves
     others = [*panel.dense, *others]
-    rows = []
-    for other in others:
-        found = [_at(first, other, level) for level in panel.tried]
-        rows.append((Cell(other.label), *map(_cell, found)))
-    if all(cell.text == "none" for row in rows for cell in row[1:]):
+    found = [[_at(first, other, level) for level in panel.tried] for other in others]
+    if not any(each and each.low is not None for row in found for each in row):
         return None
+    rows = [(Cell(other.label), *map(_cell, row)) for other, row in zip(others, found, strict=True)]
     heads = (show_level(level, panel.axis) for level in panel.tried)
     title = f"{panel.title}: {first.label} minus the others"
     return Table(title, (f"{first.label} minus", *heads), tuple(rows), NOTE)
