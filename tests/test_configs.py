@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
+import vpns_lightning
 from toy_data import make_layout
 from vpns_lightning import cli
 from vpns_lightning.commands.keys import as_record, fit_parser
@@ -122,10 +124,15 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def run_toy(folder: Path, paths: list[Path], options: dict[str, object]) -> dict[str, Any]:
+def run_toy(
+    folder: Path,
+    paths: list[Path],
+    options: dict[str, object],
+    images_per_class: int = TOY_IMAGES,
+) -> dict[str, Any]:
     data = parsed(*paths)["data.class_path"].rpartition(".")[2]
     if data != "Digits":
-        make_layout(data, folder / "data", images_per_class=TOY_IMAGES)
+        make_layout(data, folder / "data", images_per_class=images_per_class)
     everything = {
         "data.init_args.root": folder / "data",
         "data.init_args.input_size": 32,
@@ -231,6 +238,23 @@ def test_a_config_of_the_paper_runs(path: Path, folder: Path) -> None:
 def test_the_image_folder_config_runs(folder: Path) -> None:
     path = CONFIGS / "resnet18_image_folder.yaml"
     check(run_toy(folder, [path], {**ON_THE_MACHINE, **TOY_NETWORK, **TOY_PAD}), Expected())
+
+
+def test_the_config_of_the_ranking_runs(folder: Path) -> None:
+    path = CONFIGS / "rank_cifar10.yaml"
+    # one of the two images of each class is held out
+    options = {**ON_THE_MACHINE, **TOY_NETWORK, **TOY_PAD}
+    check(run_toy(folder, [path], options, images_per_class=2), Expected())
+
+
+def test_the_source_network_is_trained_and_exported_with_a_head_of_its_own(folder: Path) -> None:
+    path = CONFIGS / "source" / "tiny_imagenet_64px.yaml"
+    result = run_toy(folder, [path], ON_THE_MACHINE)
+    check(result, Expected("Dense", sparsity=0, steps=1, prompt_parameters=0, asked=0))
+    network = vpns_lightning.load(folder / "run")
+    vpns_lightning.export(network, folder / "net.safetensors", input_size=64)
+    weights = load_file(folder / "net.safetensors")
+    assert weights["fc.weight"].shape == (result["classes"], 512)
 
 
 def test_the_quickstart_runs_its_three_stages(folder: Path) -> None:

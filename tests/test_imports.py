@@ -50,7 +50,8 @@ PACKAGES: dict[str, set[str]] = {
     "pruners": {"torch", "safetensors"},
     # MixUp and CutMix are torchvision's
     "stages": {"torch", "torchvision", "lightning", "torchmetrics", "rich"},
-    "report": {"matplotlib", "msgspec", "yaml"},
+    # scipy for the quantiles of Student's t
+    "report": {"matplotlib", "msgspec", "scipy", "yaml"},
     "cli": set(),
 }
 # whatever imports these sits at the top; nothing below may

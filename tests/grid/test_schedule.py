@@ -69,6 +69,16 @@ def test_every_cell_is_run_once_and_a_second_run_does_nothing(
     assert [starts(cell.folder) for cell in grid.cells] == [1] * 4
 
 
+def test_one_sparsity_is_done_for_all_methods_and_seeds_before_the_next(
+    start: Callable[..., GridRun],
+) -> None:
+    methods = {"Dense": {"sparsities": [0], "seeds": [7]}, "A": [], "B": ["b.yaml"]}
+    grid = start({}, slots=1, seeds=[7, 9], methods=methods, sparsities=[0.9, 0.5])
+    grid.run()
+    finished = sorted(grid.cells, key=lambda c: (c.folder / "result.json").stat().st_mtime_ns)
+    assert [cell.sparsity for cell in finished] == [0, *[0.9] * 4, *[0.5] * 4]
+
+
 def test_only_what_is_missing_is_run(start: Callable[..., GridRun]) -> None:
     grid = start({})
     grid.run()

@@ -45,7 +45,7 @@ def test_a_report_holds_table_figure_and_page(
     assert names == {
         *(f"{name}.{kind}" for name, kind in product(drawn, ("png", "svg", "md", "tex"))),
         *(f"{name}.{kind}" for name, kind in product(("tabA1", "tabA2", "tabA3"), ("md", "tex"))),
-        *("runs.csv", "index.html"),
+        *("runs.csv", "differences.csv", "index.html"),
     }
     assert len((output / "runs.csv").read_text().splitlines()) == 13
     assert (output / "fig4.png").read_bytes().startswith(b"\x89PNG")
@@ -67,7 +67,8 @@ def test_figures_keep_their_text_and_come_out_the_same_again(runs: Path, tmp_pat
 def test_only_draws_what_is_asked_for(runs: Path, tmp_path: Path) -> None:
     make_report([runs], tmp_path / "report", only=["fig7"])
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"runs.csv", "fig7.png", "fig7.svg", "fig7.md", "fig7.tex", "index.html"}
+    figure = {f"fig7.{kind}" for kind in ("png", "svg", "md", "tex")}
+    assert names == {"runs.csv", "differences.csv", *figure, "index.html"}
 
 
 def test_only_given_twice_draws_both(runs: Path, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ addEventListener("load", () => {
     dense: all("#body-fig4 .dense").length, ends: texts("#body-fig4 text.end"),
     rows: texts("#body-fig4 tbody th"), panels: texts("#body-fig4 .panel h3"),
     costs: all("#body-cost .point").length, layers: texts("#body-layers thead th"),
+    captions: texts("#body-fig4 caption"),
     commands: all("#body-commands pre").length, costTable: texts("#body-tabA3 tbody th").length,
   });
   const seen = {};
@@ -150,6 +151,17 @@ def test_the_page_shows_curves_bands_the_dense_line_and_what_is_missing(
     assert "fig4" not in seen["lacking"]
     # the best of four levels in two tables
     assert len([text for text in seen["bold"] if "±" in text]) == 8
+
+
+def test_the_page_has_the_differences_that_seeds_allow_to_tell(seen: dict[str, Any]) -> None:
+    title = "CIFAR100, resnet18: VPNs minus the others"
+    assert title in seen["start"]["captions"]
+    assert title in seen["without OMP"]["captions"]
+    assert not seen["no method"]["captions"]
+    # rows of accuracies and of differences: VPNs is in the first alone
+    rows = seen["start"]["rows"]
+    assert rows.count("VPNs") == 2
+    assert rows.count("OMP") == 4
 
 
 def test_the_method_filter_changes_figures_tables_costs_layers_and_commands(

@@ -63,6 +63,30 @@ def test_entries_are_mean_deviation_and_number_of_seeds_the_best_in_bold() -> No
     }
 
 
+def test_held_out_images_have_a_table_of_their_own_that_is_not_of_test_images() -> None:
+    def searched(method: str, found: float, **changes: Any) -> dict[str, Any]:
+        facts = result(method, accuracy=0.9, validation=0.5, grid="search", **changes)
+        facts["stages"]["tune"]["metrics"] = {"tune/acc": found, "tune/acc_plain": 0.1}
+        return facts
+
+    plain = {"headline": "test_accuracy_plain"}
+    runs = runs_of(searched("OMP", 0.61), searched("VPNs", 0.62), searched("HYDRA", 0.2, **plain))
+    test, held_out = build(overview("search"), runs).panels
+    assert body(panel_table(test)) == {
+        "VPNs": ["**90.00 (1)**"],
+        "OMP": ["**90.00 (1)**"],
+        "HYDRA": ["89.00 (1)"],  # of plain images
+    }
+    assert body(panel_table(held_out)) == {
+        "VPNs": ["**62.00 (1)**"],
+        "OMP": ["61.00 (1)"],
+        "HYDRA": ["10.00 (1)"],
+    }
+    # without held-out images the curves of a run are of its test images
+    (alone,) = build(overview("search"), runs_of(searched("OMP", 0.6) | {"validation": 0.0})).panels
+    assert alone.measure.label == "test accuracy (%)"
+
+
 def test_equal_means_are_all_bold_and_a_lone_method_is_not() -> None:
     equal = [result("VPNs", accuracy=0.7), result("OMP", accuracy=0.700001)]
     assert body(table_of(*equal, result("HYDRA", accuracy=0.6))) == {

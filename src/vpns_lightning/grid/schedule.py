@@ -107,7 +107,11 @@ class GridRun:
     begun: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.progress = [Progress(cell, RunFolder(cell.folder)) for cell in self.cells]
+        # all methods and seeds of one sparsity before the next: a grid that is stopped early leaves
+        # columns of a table that are whole
+        levels = list(dict.fromkeys(cell.sparsity for cell in self.cells))
+        ordered = sorted(self.cells, key=lambda cell: levels.index(cell.sparsity))
+        self.progress = [Progress(cell, RunFolder(cell.folder)) for cell in ordered]
         for each in self.progress:
             self._settled(each)
 

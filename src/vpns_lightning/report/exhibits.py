@@ -32,10 +32,9 @@ def build(definition: Definition, runs: Sequence[Run]) -> Exhibit:
     for place in sorted(groups, key=lambda k: (*_order(definition.datasets, k[0]), k[1:])):
         for axis, measures in product(definition.axes, _by_label(definition.measures)):
             chosen = _along(axis, groups[place], definition.axes)
-            panel = _panel(definition, place, axis, measures, chosen) if chosen else None
-            # imported runs do not say what they cost
-            if panel is not None and (panel.curves or panel.dense):
-                panels.append(panel)
+            # imported runs do not say what they cost, others may have held out no image
+            if any(m.value(run) is not None for m in measures for run in chosen):
+                panels.append(_panel(definition, place, axis, measures, chosen))
     # a small twin, or a grid of one's own, was never to be the paper's figure
     absent = absent_from_paper(definition, runs) if is_asked_for(definition, runs) else ()
     return Exhibit(definition, tuple(panels), absent)
@@ -138,6 +137,7 @@ def _point(
         statistics.stdev(numbers) if len(numbers) > 1 else None,
         in_order(run.record.seed for run in runs),
         tuple(runs),
+        tuple(numbers),
     )
 
 
@@ -153,7 +153,8 @@ def _warmed_up(runs: Sequence[Run]) -> list[Curve]:
     numbers = [value for (value,) in values.values()]
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
     seeds = in_order(values)
-    return [Curve("Dense, warm-up", (Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, ()),))]
+    point = Point(0.0, 0.0, statistics.fmean(numbers), std, seeds, (), ())
+    return [Curve("Dense, warm-up", (point,))]
 
 
 def _repeated(seeds: Iterable[int]) -> int | None:

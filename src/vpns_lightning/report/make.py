@@ -14,6 +14,7 @@ from vpns_lightning.report.membership import members, overview, paper_id
 from vpns_lightning.report.page import PAGE_IDS, write_page
 from vpns_lightning.report.panels import Drawn, Report
 from vpns_lightning.report.runs import Run, read_results, rows, to_csv
+from vpns_lightning.report.statistics import difference_table, differences_csv
 from vpns_lightning.report.tables import (
     cost_tables,
     data_table,
@@ -95,7 +96,8 @@ def _make(definition: Definition, runs: Sequence[Run], configs: Path) -> Drawn |
     exhibit = build(definition, runs)
     if not exhibit.panels:
         return None
-    return Drawn(definition, tuple(map(panel_table, exhibit.panels)), exhibit)
+    differences = filter(None, map(difference_table, exhibit.panels))
+    return Drawn(definition, (*map(panel_table, exhibit.panels), *differences), exhibit)
 
 
 def how_to_make(name: str) -> str:
@@ -114,6 +116,8 @@ def _write(report: Report, output: Path) -> None:
         report.files.append(output / name)
 
     text("runs.csv", to_csv(rows(report.runs)))
+    exhibits = (drawn.exhibit for drawn in report.drawn if drawn.exhibit)
+    text("differences.csv", differences_csv(exhibits))
     for drawn in report.drawn:
         name = drawn.definition.file
         head = f"## {drawn.definition.id}: {drawn.definition.title}\n"

@@ -81,6 +81,21 @@ KIND = Axis("kind of prompt", _kind, _kind, ("prompt", "optimizers"))
 ACCURACY = Measure("test accuracy (%)", lambda run: run.accuracy)
 
 
+def _held_out(run: Run) -> float | None:
+    """Return the last accuracy in percent on images held out of training, by which to choose."""
+    if not number(run.record.validation):
+        return None
+    name = "acc_plain" if run.record.headline == "test_accuracy_plain" else "acc"
+    for stage, record in reversed(run.record.stages.items()):
+        value = number((record.metrics or {}).get(f"{stage}/{name}"))
+        if value is not None:
+            return 100 * value
+    return None
+
+
+VALIDATION = Measure("validation accuracy (%)", _held_out)
+
+
 def before_prompt(run: Run) -> float | None:
     """Return the test accuracy in percent before a prompt was learned alone."""
     value = number(run.record.accuracy_before_prompt)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vpns_lightning.report.definitions import BASELINES, IDS, STUDIES, Definition, plainly
+from vpns_lightning.report.measures import ACCURACY, VALIDATION
 from vpns_lightning.report.runs import Run
 
 
@@ -17,6 +18,7 @@ def overview(grid: str) -> Definition:
         id=grid or "runs",
         title=f"Accuracy against sparsity: grid {grid}" if grid else "Accuracy against sparsity",
         choose=lambda run: run.grid == grid and (bool(grid) or plainly(run)),
+        measures=(ACCURACY, VALIDATION),
         panel=_further_axes,
         lines=("VPNs", *BASELINES),
         sparsities=(),

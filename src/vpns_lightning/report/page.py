@@ -18,6 +18,7 @@ from vpns_lightning.report.figures import styles_of
 from vpns_lightning.report.gaps import show_level
 from vpns_lightning.report.panels import Curve, Drawn, Panel, Point, Report, Table
 from vpns_lightning.report.runs import Run, in_order, number
+from vpns_lightning.report.statistics import difference_table
 from vpns_lightning.report.tables import panel_table
 
 PAGE = "index.html"
@@ -94,6 +95,7 @@ def _exhibit(drawn: Drawn) -> dict[str, Any]:
 
 def _panel(panel: Panel) -> dict[str, Any]:
     names = [level for level in panel.levels if isinstance(level, str)]
+    differences = difference_table(panel)
     return {
         "dataset": panel.dataset,
         "title": panel.title,
@@ -107,6 +109,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "full": max((len(p.seeds) for c in panel.curves for p in c.points), default=0),
         "notes": panel.notes,
         "table": _table(panel_table(panel)),
+        "differences": differences and _table(differences),
     }
 
 

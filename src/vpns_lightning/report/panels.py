@@ -20,6 +20,7 @@ class Point:
         std: Sample standard deviation over seeds; None for a single one.
         seeds: Their seeds; None for one that is not known.
         runs: The runs.
+        values: Of the measure, one a run.
     """
 
     level: Any
@@ -28,6 +29,7 @@ class Point:
     std: float | None
     seeds: tuple[int | None, ...]
     runs: tuple[Run, ...] = field(repr=False)
+    values: tuple[float, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ function figure(exhibit) {
   const drawn = visible.map((p) => [p, chart({ ...p, colors })]).filter(([, drawing]) => drawing);
   // what holds for all tables stands below the last
   const tables = visible.map((p, i) => table({ ...p.table, note: i === visible.length - 1 ? p.table.note : "" }, (row) => shows(p.dataset, row[0].text), exhibit.id));
+  const differences = visible.filter((p, i) => p.differences && shows(p.dataset, panels[i].curves[0].label)).map((p) => table(p.differences, (row) => shows(p.dataset, row[0].text), exhibit.id));
   return [
     el("div", { class: drawn.length === 1 ? "panels one" : "panels" }, ...drawn.map(([p, drawing]) => el("div", { class: "panel", "data-panel": p.title }, el("h3", {}, p.title), drawing, ...p.notes.map((n) => el("p", { class: "soft" }, n))))),
     drawn.length ? null : el("p", { class: "soft" }, exhibit.panels.length ? "Nothing of this is selected above." : ""),
@@ -73,6 +74,7 @@ function figure(exhibit) {
     warning(`Without all runs: ${exhibit.missing.length} (hollow marks, gaps, “missing”)`, exhibit.missing.slice(0, 40).concat(exhibit.missing.length > 40 ? [`and ${exhibit.missing.length - 40} more`] : [])),
     exhibit.absent.length ? el("p", { class: "soft" }, `The paper's figure has besides: ${exhibit.absent.join("; ")}.`) : null,
     ...tables,
+    ...differences,
   ];
 }
 
