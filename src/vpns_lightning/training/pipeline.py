@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import is_first_process, say
+from vpns_lightning.base.stopping import StopRequest, listening
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.collecting import collect, stage_summary
@@ -33,7 +34,6 @@ from vpns_lightning.training.callbacks import (
     SparsityMonitor,
     StageClock,
     StageProgress,
-    StopRequest,
     callbacks_of,
 )
 from vpns_lightning.training.loggers import MetricsCSV, close
@@ -96,6 +96,7 @@ def fit_stages(
     if warmup is not None and not run.handoff.is_file():
         check_channels(find, data)
     with ExitStack() as held:
+        stop = held.enter_context(listening())
         if is_first_process():
             held.enter_context(run.locked())
             run.keep_config(config or outline(network, data, stages, seed))
@@ -103,8 +104,6 @@ def fit_stages(
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
             return as_plain(done)
-        stop = StopRequest()
-        held.enter_context(stop.listening())
         return _Run(run, network, data, machine, seed, stop).through(stages, find)
 
 

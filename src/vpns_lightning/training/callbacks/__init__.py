@@ -10,10 +10,7 @@ from vpns_lightning.training.callbacks.hand_off import (
 )
 from vpns_lightning.training.callbacks.monitor import SparsityMonitor
 from vpns_lightning.training.callbacks.progress import StageProgress
-from vpns_lightning.training.callbacks.signals import (
-    SignalGuard,
-    StopRequest,
-)
+from vpns_lightning.training.callbacks.signals import SignalGuard
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -23,7 +20,6 @@ __all__ = [
     "SparsityMonitor",
     "StageClock",
     "StageProgress",
-    "StopRequest",
     "callbacks_of",
     "freeze",
     "hand_on",
