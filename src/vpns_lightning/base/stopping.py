@@ -20,12 +20,14 @@ class Stopped(SystemExit):
 
     Args:
         signum: The signal.
-        silently: With status 0, not 128 + its number.
+        together: All processes of the run end. What started them may kill the first as soon as
+            another ends with a status, so the others end with 0; else it is 128 + the number.
     """
 
-    def __init__(self, signum: int, *, silently: bool = False) -> None:
-        super().__init__(0 if silently else 128 + signum)
+    def __init__(self, signum: int, *, together: bool = False) -> None:
+        super().__init__(0 if together and not _is_first() else 128 + signum)
         self.signum = signum
+        self.together = together
 
 
 class StopRequest:
@@ -75,8 +77,7 @@ class StopRequest:
         if wait is None:
             raise Stopped(signum)
         wait()
-        # what started the processes may kill the first as soon as another ends with a status
-        raise Stopped(signum, silently=not _is_first())
+        raise Stopped(signum, together=True)
 
     def listen(self) -> None:
         """Handle SIGTERM, SIGHUP, SIGINT, and inside a SLURM job SIGUSR1, in the main thread.

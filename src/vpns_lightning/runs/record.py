@@ -77,6 +77,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
         optimizers: Its optimisers.
         precision: Lightning's name of it.
         processes: How many trained together.
+        processes_before: How many had trained earlier parts of the stage, where that changed.
         metrics: The last values logged.
         accuracy: Of the network after it.
         reused_from: The cell of a grid whose equal stage was taken.
@@ -93,6 +94,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
     optimizers: Stated[tuple[OptimizerRecord, ...] | None] = UNSET
     precision: Stated[str | None] = UNSET
     processes: Stated[int | None] = UNSET
+    processes_before: Stated[tuple[int, ...]] = UNSET
     metrics: Stated[dict[str, float | None]] = UNSET
     accuracy: Stated[Accuracy] = UNSET
     reused_from: Stated[str] = UNSET

@@ -1,5 +1,6 @@
 """The order of the stages, their hand-offs, and what is left behind; only this file knows all."""
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,8 +14,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.processes import is_first_process, say
-from vpns_lightning.base.stopping import StopRequest, listening
+from vpns_lightning.base.processes import decided, is_first_process, say
+from vpns_lightning.base.stopping import Stopped, StopRequest, listening
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.collecting import collect, stage_summary
@@ -28,6 +29,7 @@ from vpns_lightning.runs.summary import draw_summary, print_table
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
 from vpns_lightning.training.callbacks import (
     AtomicCheckpointIO,
+    CountProcesses,
     EpochCheckpoint,
     FreezeMasks,
     SignalGuard,
@@ -35,7 +37,9 @@ from vpns_lightning.training.callbacks import (
     StageClock,
     StageProgress,
     callbacks_of,
+    check_processes,
 )
+from vpns_lightning.training.connecting import be_patient, connect
 from vpns_lightning.training.loggers import MetricsCSV, close
 from vpns_lightning.training.machine import (
     Machine,
@@ -62,6 +66,7 @@ def fit_stages(
     trainer: Mapping[str, Any] | Machine | None = None,
     seed: int = 7,
     config: Mapping[str, Any] | None = None,
+    other_processes: bool = False,
 ) -> dict[str, Any]:
     """Run all stages, or what is left of them; write the results.
 
@@ -81,6 +86,8 @@ def fit_stages(
             which builds loggers and callbacks anew for each stage.
         seed: Of everything random.
         config: What to store as ``config.yaml``; a short description where None.
+        other_processes: Go on with another number of processes than the run has begun with, which
+            changes how many images a step takes.
 
     Returns:
         The content of ``result.json``.
@@ -97,18 +104,32 @@ def fit_stages(
         check_channels(find, data)
     with ExitStack() as held:
         stop = held.enter_context(listening())
+        processes = connect(machine, stages[0].name)
         if is_first_process():
             held.enter_context(run.locked())
             run.keep_config(config or outline(network, data, stages, seed))
-        done = run.read_result()
+        done = decided(run.read_result)
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
             return as_plain(done)
-        return _Run(run, network, data, machine, seed, stop).through(stages, find)
+        one = _Run(run, network, data, machine, seed, stop)
+        one.processes, one.other_processes = processes, other_processes
+        held.push(one.end_others)
+        return one.through(stages, find)
 
 
 class _Run:
-    """One run in progress."""
+    """One run in progress.
+
+    Attributes:
+        processes: How many there are.
+        other_processes: There may have been more or fewer until now.
+        launcher: What has started the others, where Lightning did.
+    """
+
+    processes = 1
+    other_processes = False
+    launcher: Any = None
 
     def __init__(
         self,
@@ -147,35 +168,52 @@ class _Run:
                 share_warmup(self.run)
         return self._finish(find)
 
+    def end_others(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """End the processes that Lightning has started, if this one ends before its time.
+
+        They would wait for it. As the first one alone writes, they have nothing to save.
+        """
+        together = isinstance(error, Stopped) and error.together
+        if error is not None and self.launcher is not None and not together:
+            self.launcher.kill(signal.SIGKILL)
+
     def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Load the last hand-off, if there is one, and return the stages after it."""
         names = [stage.name for stage in stages]
         source = take_warmup(self.run) if "warmup" in names and is_first_process() else None
         if source is not None:
             say(f"stage 'warmup' is that of {source}, which has an equal one")
-        if not self.run.handoff.is_file():
+        finished = decided(self._stage_finished)
+        if finished is None:
             return stages
-        finished = read_about(self.run.handoff).stage
         if finished not in names:
             raise UserError(
                 f"{self.run.handoff} was written by stage {finished!r}, which this run has not: "
                 f"its stages are {', '.join(names)}"
             )
         self.known = load_network(self.run.handoff, self.network).run_so_far()
+        for trained in list(self.known.stages.values())[-1:]:
+            if trained.processes and trained.gradient_steps:
+                check_processes(trained.processes, self.processes, allowed=self.other_processes)
         say(f"stage {finished!r} is done in {self.run.path}; going on after it")
         return stages[names.index(finished) + 1 :]
+
+    def _stage_finished(self) -> str | None:
+        """Return the last finished stage, None where there is none."""
+        return read_about(self.run.handoff).stage if self.run.handoff.is_file() else None
 
     def _fit(self, stage: Stage) -> None:
         """Run one stage, from its checkpoint if there is one."""
         stage.seed = self.seed
         checkpoint = self.run.checkpoint(stage.name)
-        resume = str(checkpoint) if checkpoint.is_file() else None
+        resume = str(checkpoint) if decided(checkpoint.is_file) else None
         if resume:
             say(f"stage {stage.name!r} goes on from {checkpoint}")
         with quiet_lightning(), same_norms(self.network):
             # strategies that do not fit the accelerator, or do not exist, are ValueErrors
             with refusing("trainer", (MisconfigurationException, ValueError)):
                 trainer = self._trainer(stage)
+            self.launcher = self.launcher or trainer.strategy.launcher
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             with refusing("trainer", (MisconfigurationException,)):
@@ -225,11 +263,13 @@ class _Run:
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
                     SignalGuard(self.stop, checkpoint),
+                    CountProcesses(self.other_processes),
                     FreezeMasks(self.run.handoff, self.known, self.evaluate),
                     EpochCheckpoint(checkpoint),
                 ],
             }
         )
+        be_patient(trainer, options.get("strategy"))
         tune_ddp(trainer, stage)
         warn_of_slow_precision(trainer)
         return trainer

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import lightning.pytorch as pl
 import msgspec
 import torch
+from msgspec import UNSET
 from torch.optim import Optimizer
 
 from vpns_lightning.network import PromptedClassifier
@@ -17,6 +18,7 @@ from vpns_lightning.runs.handoff import save_network, synchronise
 from vpns_lightning.runs.record import Accuracy, Budget, OptimizerRecord, RunSoFar, StageRecord
 from vpns_lightning.sparsity import unbake
 from vpns_lightning.stages import MaskFinding, Stage
+from vpns_lightning.training.callbacks.processes import CountProcesses
 
 Evaluate: TypeAlias = Callable[[PromptedClassifier], Accuracy]
 
@@ -107,8 +109,14 @@ def stage_costs(trainer: pl.Trainer, stage: Stage) -> StageRecord:
         optimizers=tuple(_settings(optimizer) for optimizer in trainer.optimizers),
         precision=str(trainer.precision),
         processes=trainer.world_size,
+        processes_before=_processes_before(trainer) or UNSET,
         metrics={k: v for k, v in metrics.items() if "/sparsity/" not in k},
     )
+
+
+def _processes_before(trainer: pl.Trainer) -> tuple[int, ...]:
+    counts = (c.before for c in callbacks_of(trainer) if isinstance(c, CountProcesses))
+    return next(counts, ())
 
 
 def _batches(trainer: pl.Trainer, stage: Stage) -> int:
