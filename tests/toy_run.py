@@ -118,7 +118,12 @@ class Parts:
         )
 
     def fit(
-        self, run_dir: Path, *callbacks: pl.Callback, seed: int = 3, **trainer: Any
+        self,
+        run_dir: Path,
+        *callbacks: pl.Callback,
+        seed: int = 3,
+        other_processes: bool = False,
+        **trainer: Any,
     ) -> dict[str, Any]:
         options = {"accelerator": "cpu", "callbacks": list(callbacks), "log_every_n_steps": 1}
         return vpns.fit_stages(
@@ -131,4 +136,5 @@ class Parts:
             run_dir=str(run_dir),
             trainer=options | trainer,
             seed=seed,
+            other_processes=other_processes,
         )

@@ -6,6 +6,7 @@ from importlib import import_module
 
 from vpns_lightning._version import __version__
 from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.base.stopping import listening
 
 # subcommand: (module, what it does)
 COMMANDS = {
@@ -45,8 +46,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit status: 0 done, 2 wrong input (one line on stderr says what to change), 130 interrupted,
-    143 stopped by SIGTERM after saving.
+    Exit status: 0 done, 2 wrong input (one line on stderr says what to change), 130 interrupted
+    and 143 stopped by SIGTERM, both after saving.
 
     Args:
         argv: Arguments without the program's name; those of the process where None.
@@ -67,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(name: str, arguments: list[str]) -> None:
-    module = import_module(f"vpns_lightning.commands.{name}")
     try:
-        module.run(arguments)
+        with listening():  # from here on, also while libraries are imported
+            import_module(f"vpns_lightning.commands.{name}").run(arguments)
     except UserError as error:
         _refuse(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last epoch", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)
 
 

@@ -137,6 +137,8 @@ def test_wrong_input_is_refused_before_anything_starts(
     )
     assert "--slots must be at least 1" in refused(capsys, file, "--slots", "0")
     assert "--retries must be at least 0" in refused(capsys, file, "--retries", "-1")
+    few = refused(capsys, file, "--gpus-per-cell", "99")
+    assert "--gpus-per-cell 99 asks for more GPUs than a machine here has" in few
     assert "add --engine ray" in refused(capsys, file, "--address", "host:1")
     assert "unrecognized arguments: --slot_s" in refused(capsys, file, "--slot_s")
     assert not list(folder.glob("runs/fig0/digits*"))

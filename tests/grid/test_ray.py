@@ -144,6 +144,24 @@ def test_jobs_share_what_the_machines_have(
     assert share(machines, slots) == {"num_cpus": cores, "num_gpus": gpus}
 
 
+@pytest.mark.parametrize(
+    ("machines", "each", "slots", "cores"),
+    [
+        ([{"CPU": 32.0, "GPU": 4.0}], 2, 2, 16.0),
+        ([{"CPU": 32.0, "GPU": 5.0}, {"CPU": 16.0, "GPU": 2.0}], 2, 3, 16.0),
+        ([{"CPU": 9.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 8.0}], 4, 2, 4.0),
+        ([{"CPU": 1.0, "GPU": 4.0}], 2, 2, 0.5),
+    ],
+)
+def test_jobs_of_several_gpus_fit_their_machines(
+    machines: list[dict[str, float]], each: int, slots: int, cores: float
+) -> None:
+    from vpns_lightning.grid.engines.ray import all_slots, share
+
+    assert all_slots(machines, each) == slots
+    assert share(machines, slots, each) == {"num_cpus": cores, "num_gpus": float(each)}
+
+
 def test_a_cluster_that_does_not_answer_is_said_in_one_line() -> None:
     from vpns_lightning.grid.engines.ray import RayEngine
 

@@ -340,12 +340,41 @@ def test_slots_share_the_cores_and_take_turns_on_the_gpus() -> None:
     share = {"OMP_NUM_THREADS": str(cores), "LOKY_MAX_CPU_COUNT": str(cores)}
     assert slot_environment(0, 1, []) == share
     assert slot_environment(1, 4 * cores, [])["OMP_NUM_THREADS"] == "1"
-    gpus = [slot_environment(slot, 3, ["2", "5"])["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
-    assert gpus == ["2", "5", "2"]
+    assert visible(LocalEngine(3, ["2", "5"])) == ["2", "5", "2"]
     assert [LocalEngine(None, gpus).slots for gpus in ([], ["0", "1"])] == [1, 2]
     assert LocalEngine(5, ["0", "1"]).slots == 5
     with pytest.raises(UserError, match="--slots must be at least 1"):
         LocalEngine(0)
+
+
+def visible(engine: LocalEngine) -> list[str]:
+    return [each["CUDA_VISIBLE_DEVICES"] for each in engine.environments]
+
+
+def test_cells_of_several_gpus_take_neighbours_and_share_their_cores_again() -> None:
+    gpus = ["0", "1", "4", "GPU-a", "GPU-b"]
+    pairs = LocalEngine(None, gpus, gpus_per_cell=2)
+    assert visible(pairs) == ["0,1", "4,GPU-a"]  # the fifth has no neighbour left
+    assert visible(LocalEngine(3, gpus, gpus_per_cell=2)) == ["0,1", "4,GPU-a", "0,1"]
+    assert visible(LocalEngine(None, gpus, gpus_per_cell=5)) == [",".join(gpus)]
+    cores = len(os.sched_getaffinity(0))
+    limits = LocalEngine(1, gpus, gpus_per_cell=2).environments[0]
+    # loaders divide their share by the processes themselves
+    assert limits["OMP_NUM_THREADS"] == str(max(cores // 2, 1))
+    assert limits["LOKY_MAX_CPU_COUNT"] == str(cores)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "each", "complaint"),
+    [
+        (["0", "1"], 3, r"--gpus-per-cell 3 asks for more GPUs than a machine here has \(2\)"),
+        ([], 2, r"--gpus-per-cell 2 asks for more GPUs than a machine here has \(0\)"),
+        (["0"], 0, "--gpus-per-cell must be at least 1, got 0"),
+    ],
+)
+def test_cells_that_fit_no_machine_are_refused(gpus: list[str], each: int, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        LocalEngine(None, gpus, gpus_per_cell=each)
 
 
 def test_a_cell_does_not_take_the_allocation_s_tasks_for_its_own(

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import uuid
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -88,6 +89,9 @@ def write_text(path: Path, text: str) -> None:
 def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Yield whether the lock file could be had; it goes with the process, however that ends.
 
+    Where the file system has no locks, as on some clusters, a warning says so and it is had: only
+    a lock that another process holds keeps a run from starting.
+
     Args:
         path: The lock file.
         wait: Wait for it.
@@ -104,12 +108,18 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
             f"{path} could not be opened ({error.strerror}): choose a folder that can be written"
         ) from error
     with opened as file:
+        held_elsewhere = False
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+        except BlockingIOError:  # EWOULDBLOCK
+            held_elsewhere = True
+        except OSError as error:
+            warnings.warn(
+                f"the file system of {path.parent} has no locks ({error.strerror}): nothing keeps "
+                "a second process from working there at the same time",
+                stacklevel=4,
+            )
+        yield not held_elsewhere
 
 
 def text_hash(text: str) -> str:

@@ -1,6 +1,11 @@
 """Which of several processes this is, known before any of them is connected; and its voice."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from lightning.pytorch.utilities import rank_zero_only
+
+Answer = TypeVar("Answer")
 
 
 def is_first_process() -> bool:
@@ -12,3 +17,21 @@ def is_first_process() -> bool:
 def say(line: str) -> None:
     """Print a line on the first process."""
     print(line, flush=True)
+
+
+def decided(ask: Callable[[], Answer]) -> Answer:
+    """Return what the first process finds; processes that are not connected each ask themselves.
+
+    Another process, or another machine, may see a file before or after the first one does.
+
+    Args:
+        ask: Looks; called on the first process alone where they are connected.
+    """
+    from torch import distributed  # a second of import, which help does not need
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return ask()
+    answers = [ask() if distributed.get_rank() == 0 else None]
+    distributed.broadcast_object_list(answers)
+    answer: Answer = answers[0]  # type: ignore[assignment]  # the first has asked
+    return answer

@@ -14,8 +14,11 @@ from vpns_lightning.data.images.cache import verify_caches
 from vpns_lightning.runs.loading import instantiate
 
 VERBS = ("check", "prepare")
-# sections of a run's config that say nothing of its data
-OTHER_SECTIONS = ("network", "warmup", "find", "tune", "prompt_tuning", "trainer")
+# sections and keys of a run's config that say nothing of its data
+OTHER_SECTIONS = (
+    *("network", "warmup", "find", "tune", "prompt_tuning", "trainer"),
+    *("seed_everything", "other_processes"),
+)
 USAGE = """\
 vpns data check [options]     layout, counts, labels and a sample of images
 vpns data prepare [options]   download what is missing, decode images into the cache: before a run
@@ -87,7 +90,7 @@ def _about_data(arguments: Sequence[str]) -> Iterator[str]:
         if argument.startswith("--"):
             name = argument[2:].partition("=")[0]
             section = name.partition(".")[0]
-            keep = section not in OTHER_SECTIONS and name != "seed_everything"
+            keep = section not in OTHER_SECTIONS
         if keep:
             yield argument
 

@@ -53,6 +53,12 @@ def grid_parser() -> argparse.ArgumentParser:
         type=int,
         help="runs at a time on this machine; one for each GPU, or one, where left out",
     )
+    parser.add_argument(
+        "--gpus-per-cell",
+        type=int,
+        default=1,
+        help="GPUs of one machine that a run trains on together",
+    )
     parser.add_argument("--address", help="of an existing Ray cluster (trusted network only)")
     parser.add_argument("--retries", type=int, default=2, help="of a cell that crashed")
     parser.add_argument("--runs", type=Path, help="folder of the run folders, not the grid file's")
@@ -149,10 +155,10 @@ def _engine(options: argparse.Namespace) -> Engine:
     if options.engine == "local":
         if options.address is not None:
             raise UserError("--address is that of a Ray cluster: add --engine ray")
-        return LocalEngine(options.slots, visible_gpus())
+        return LocalEngine(options.slots, visible_gpus(), options.gpus_per_cell)
     from vpns_lightning.grid.engines.ray import RayEngine
 
-    return RayEngine(options.slots, options.address)
+    return RayEngine(options.slots, options.address, options.gpus_per_cell)
 
 
 def _check_needs(cells: Sequence[Cell]) -> None:

@@ -60,6 +60,12 @@ def add_run_keys(parser: ArgumentParser) -> None:
         parser.link_arguments("network", f"{key}.network", apply_on="instantiate")
     parser.set_defaults({"warmup.epochs": 0, "prompt_tuning.epochs": 0})
     add_trainer_keys(parser)
+    parser.add_argument(
+        "--other_processes",
+        type=bool,
+        default=False,
+        help="resume with another number of processes: a step then takes more or fewer images",
+    )
     _name_groups(parser)
 
 
@@ -131,6 +137,7 @@ def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return a config as plain values, without the names of the files it came from."""
     record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
+    record.pop("other_processes", None)  # asked for each time, and no part of what is learned
     # the same backbone is said the same, however its arguments were given
     record["network"]["backbone"] = specify(record["network"]["backbone"]).plain()
     return record

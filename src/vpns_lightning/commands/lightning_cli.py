@@ -220,6 +220,7 @@ class VPNsCLI(LightningCLI):
         """
         if self.is_finished:
             return {}
+        config = self._of_subcommand(self.config)
         given = {key: stage for key, stage in self.stages.items() if stage.epochs}
         required = {key: self.stages[key] for key in ("find", "tune")}
         return fit_stages(
@@ -228,8 +229,9 @@ class VPNsCLI(LightningCLI):
             **{**given, **required},  # type: ignore[arg-type]  # each of its own class
             run_dir=str(self.folder.path),
             trainer=self.machine,
-            seed=self._of_subcommand(self.config).seed_everything,
+            seed=config.seed_everything,
             config=self.record,
+            other_processes=config.other_processes,
         )
 
     def validate(self, **_: object) -> None:

@@ -69,8 +69,11 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM for a while."""
-        before = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        """Handle SIGINT, SIGTERM and, unless the grid was started by nohup, SIGHUP for a while."""
+        heard = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            heard.append(signal.SIGHUP)
+        before = {s: signal.signal(s, self.handle) for s in heard}
         try:
             yield
         finally:

@@ -99,6 +99,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
         training: What it trained with besides the defaults.
         precision: Lightning's name of it.
         processes: How many trained together.
+        processes_before: How many had trained earlier parts of the stage, where that changed.
         metrics: The last values logged.
         accuracy: Of the network after it.
         reused_from: The cell of a grid, or the run folder, whose stage was taken.
@@ -118,6 +119,7 @@ class StageRecord(Struct, frozen=True, kw_only=True):
     training: Stated[Training | None] = UNSET
     precision: Stated[str | None] = UNSET
     processes: Stated[int | None] = UNSET
+    processes_before: Stated[tuple[int, ...]] = UNSET
     metrics: Stated[dict[str, float | None]] = UNSET
     accuracy: Stated[Accuracy] = UNSET
     reused_from: Stated[str] = UNSET

@@ -119,7 +119,7 @@ def check_run(
     """Refuse what could only fail later.
 
     Raises:
-        UserError: Class counts, image size, precision, strategy, an optimiser or a schedule do not
+        UserError: Class counts, image size, precision, an optimiser or a schedule do not
             fit, or there is no batch to train on.
     """
     _check_options(machine, stages)
@@ -137,10 +137,6 @@ def check_run(
 
 def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
     check_precision(machine.get("precision"))
-    if "spawn" in str(machine.get("strategy")) or "notebook" in str(machine.get("strategy")):
-        raise UserError(
-            f"strategy {machine['strategy']!r} starts processes that return no network: use ddp"
-        )
     if machine.get("sync_batchnorm") and (
         machine.get("accelerator") == "cpu" or not torch.cuda.is_available()
     ):

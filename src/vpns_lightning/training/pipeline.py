@@ -1,5 +1,6 @@
 """The order of the stages, their hand-offs, and what is left behind; only this file knows all."""
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +15,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.processes import is_first_process, say
+from vpns_lightning.base.processes import decided, is_first_process, say
+from vpns_lightning.base.stopping import Stopped, StopRequest, listening
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.collecting import collect, stage_summary
@@ -29,15 +31,17 @@ from vpns_lightning.runs.summary import draw_summary, print_table
 from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning, refusing
 from vpns_lightning.training.callbacks import (
     AtomicCheckpointIO,
+    CountProcesses,
     EpochCheckpoint,
     FreezeMasks,
     SignalGuard,
     SparsityMonitor,
     StageClock,
     StageProgress,
-    StopRequest,
     callbacks_of,
+    check_processes,
 )
+from vpns_lightning.training.connecting import be_patient, connect
 from vpns_lightning.training.loggers import MetricsCSV, close
 from vpns_lightning.training.machine import (
     Machine,
@@ -68,6 +72,7 @@ def fit_stages(
     seed: int = 7,
     config: Mapping[str, Any] | None = None,
     source: str | Path | None = None,
+    other_processes: bool = False,
 ) -> dict[str, Any]:
     """Run all stages, or what is left of them; write the results.
 
@@ -89,6 +94,8 @@ def fit_stages(
         config: What to store as ``config.yaml``; a short description where None.
         source: Folder of a finished run to tune from: its warm-up and its finding are taken, and
             not run again. The end is that of a run which did all of it.
+        other_processes: Go on with another number of processes than the run has begun with, which
+            changes how many images a step takes.
 
     Returns:
         The content of ``result.json``.
@@ -107,20 +114,22 @@ def fit_stages(
     if warmup is not None and origin is None and not run.handoff.is_file():
         check_channels(find, data)
     with ExitStack() as held:
+        stop = held.enter_context(listening())
+        processes = connect(machine, stages[0].name)
         if is_first_process():
             held.enter_context(run.locked())
             stated = _config(run, config or outline(network, data, stages, seed))
             run.keep_config(stated if source is None else {**stated, "from": str(source)})
-        done = run.read_result()
+        done = decided(run.read_result)
         if done is not None:
             say(f"{run.path} is finished; see {run.result}")
             load_network(run.handoff, network)
             return as_plain(done)
-        stop = StopRequest()
-        held.enter_context(stop.listening())
         parts = method_parts(config or {"trainer": described(machine)})
         begun = _Run(run, network, data, machine, seed, stop, parts)
         begun.origin = origin
+        begun.processes, begun.other_processes = processes, other_processes
+        held.push(begun.end_others)
         return begun.through(stages, find)
 
 
@@ -132,7 +141,17 @@ def _config(run: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class _Run:
-    """One run in progress."""
+    """One run in progress.
+
+    Attributes:
+        processes: How many there are.
+        other_processes: There may have been more or fewer until now.
+        launcher: What has started the others, where Lightning did.
+    """
+
+    processes = 1
+    other_processes = False
+    launcher: Any = None
 
     def __init__(
         self,
@@ -174,6 +193,15 @@ class _Run:
                 share_warmup(self.run)
         return self._finish(find)
 
+    def end_others(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """End the processes that Lightning has started, if this one ends before its time.
+
+        They would wait for it. As the first one alone writes, they have nothing to save.
+        """
+        together = isinstance(error, Stopped) and error.together
+        if error is not None and self.launcher is not None and not together:
+            self.launcher.kill(signal.SIGKILL)
+
     def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Load the last hand-off, if there is one, and return the stages after it."""
         names = [stage.name for stage in stages]
@@ -182,20 +210,25 @@ class _Run:
             say(f"stage 'warmup' is that of {source}, which has an equal one")
         if self.origin is not None and is_first_process():
             take_found(self.origin, self.run, self.seed)
-        last = self.run.handoff
-        if self.origin is not None and not last.is_file():  # the first process is still copying
-            last = self.origin.found
-        if not last.is_file():
+        # known to all once the first process has copied what it takes
+        finished = decided(self._stage_finished)
+        if finished is None:
             return stages
-        finished = read_about(last).stage
         if finished not in names:
             raise UserError(
                 f"{self.run.handoff} was written by stage {finished!r}, which this run has not: "
                 f"its stages are {', '.join(names)}"
             )
-        self.known = load_network(last, self.network).run_so_far()
+        self.known = load_network(self.run.handoff, self.network).run_so_far()
+        for trained in list(self.known.stages.values())[-1:]:
+            if trained.processes and trained.gradient_steps and self.origin is None:
+                check_processes(trained.processes, self.processes, allowed=self.other_processes)
         say(f"stage {finished!r} is done in {self.run.path}; going on after it")
         return stages[names.index(finished) + 1 :]
+
+    def _stage_finished(self) -> str | None:
+        """Return the last finished stage, None where there is none."""
+        return read_about(self.run.handoff).stage if self.run.handoff.is_file() else None
 
     def _fit(self, stage: Stage) -> None:
         """Run one stage, from its checkpoint if there is one."""
@@ -203,13 +236,14 @@ class _Run:
             keep_found(self.run)
         stage.seed = self.seed
         checkpoint = self.run.checkpoint(stage.name)
-        resume = str(checkpoint) if checkpoint.is_file() else None
+        resume = str(checkpoint) if decided(checkpoint.is_file) else None
         if resume:
             say(f"stage {stage.name!r} goes on from {checkpoint}")
         with quiet_lightning(), same_norms(self.network):
             # Lightning says in all of these that options do not fit each other or this machine
             with refusing("trainer", NOT_FITTING):
                 trainer = self._trainer(stage)
+            self.launcher = self.launcher or trainer.strategy.launcher
             # set here, not passed to fit: stages look at it before Lightning would set it
             trainer.ckpt_path = resume
             with refusing("trainer", (MisconfigurationException,)):
@@ -259,11 +293,13 @@ class _Run:
                     SparsityMonitor(),
                     *([StageProgress()] if own_bar else []),
                     SignalGuard(self.stop, checkpoint),
+                    CountProcesses(self.other_processes),
                     FreezeMasks(self.run.handoff, self.known, self.evaluate),
                     EpochCheckpoint(checkpoint),
                 ],
             }
         )
+        be_patient(trainer, options.get("strategy"))
         tune_ddp(trainer, stage)
         warn_of_slow_precision(trainer)
         return trainer

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from vpns_lightning.base.errors import UserError
+
 # what tells a process that it is one of several of a job; a cell is a job of its own
 _RANKS = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "MASTER_")
 POLL = 0.1  # seconds between two looks at the processes
@@ -79,6 +81,40 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give everything back."""
+
+
+def check_counts(slots: int | None, gpus_per_cell: int, gpus: int) -> None:
+    """Refuse counts that no machine has.
+
+    Args:
+        slots: Jobs at a time.
+        gpus_per_cell: GPUs of one job.
+        gpus: Those of one machine, the one that has most.
+
+    Raises:
+        UserError: One is below 1, or a job needs more GPUs than one machine has.
+    """
+    if slots is not None and slots < 1:
+        raise UserError(f"--slots must be at least 1, got {slots}")
+    if gpus_per_cell < 1:
+        raise UserError(f"--gpus-per-cell must be at least 1, got {gpus_per_cell}")
+    if gpus_per_cell > max(gpus, 1):
+        raise UserError(
+            f"--gpus-per-cell {gpus_per_cell} asks for more GPUs than a machine here has ({gpus}): "
+            "a cell runs on one machine"
+        )
+
+
+def core_limits(cores: int, gpus: int) -> dict[str, str]:
+    """Return the variables that keep a job to its cores.
+
+    Args:
+        cores: Those of the job.
+        gpus: Its GPUs; each has a process of its own, and those divide the loaders' cores again.
+    """
+    threads = max(cores // max(gpus, 1), 1)
+    # threads that compute, and processes that load images
+    return {"OMP_NUM_THREADS": str(threads), "LOKY_MAX_CPU_COUNT": str(max(cores, 1))}
 
 
 def launch(job: Job, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:

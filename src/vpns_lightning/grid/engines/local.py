@@ -5,26 +5,37 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from vpns_lightning.base.errors import UserError
-from vpns_lightning.grid.engines.base import POLL, Job, end, launch, never
+from vpns_lightning.grid.engines.base import (
+    POLL,
+    Job,
+    check_counts,
+    core_limits,
+    end,
+    launch,
+    never,
+)
 
 
 class LocalEngine:
     """Runs jobs on this machine.
 
     Args:
-        slots: Jobs at a time; None takes one for each GPU, or one where there is none.
+        slots: Jobs at a time; None takes one for each GPU or group of GPUs, or one where there is
+            no GPU.
         gpus: What ``CUDA_VISIBLE_DEVICES`` may name; the slots take turns.
+        gpus_per_cell: GPUs of one job, which trains on all of them.
 
     Raises:
-        UserError: ``slots`` is below 1.
+        UserError: ``slots`` is below 1, or there are fewer GPUs than a job needs.
     """
 
-    def __init__(self, slots: int | None = None, gpus: Sequence[str] = ()) -> None:
-        if slots is not None and slots < 1:
-            raise UserError(f"--slots must be at least 1, got {slots}")
-        self._slots = slots or max(len(gpus), 1)
-        self.environments = [slot_environment(i, self._slots, gpus) for i in range(self.slots)]
+    def __init__(
+        self, slots: int | None = None, gpus: Sequence[str] = (), gpus_per_cell: int = 1
+    ) -> None:
+        check_counts(slots, gpus_per_cell, len(gpus))
+        groups = grouped(gpus, gpus_per_cell)
+        self._slots = slots or max(len(groups), 1)
+        self.environments = [slot_environment(i, self._slots, groups) for i in range(self.slots)]
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
 
     @property
@@ -62,14 +73,18 @@ class LocalEngine:
         self.stop(0)
 
 
-def slot_environment(slot: int, slots: int, gpus: Sequence[str]) -> Mapping[str, str]:
-    """Return the variables that give a slot its GPU and its share of the cores."""
+def grouped(gpus: Sequence[str], size: int) -> list[list[str]]:
+    """Return as many groups of ``size`` GPUs as there are, neighbours together."""
+    return [list(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
+
+
+def slot_environment(slot: int, slots: int, groups: Sequence[Sequence[str]]) -> Mapping[str, str]:
+    """Return the variables that give a slot its GPUs and its share of the cores."""
+    gpus = groups[slot % len(groups)] if groups else []
     # more threads than cores would wait for each other
-    cores = len(os.sched_getaffinity(0))
-    share = str(max(cores // slots, 1))
-    # threads that compute, and processes that load images
-    limits = {"OMP_NUM_THREADS": share, "LOKY_MAX_CPU_COUNT": share}
-    return limits | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
+    share = max(len(os.sched_getaffinity(0)) // slots, 1)
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    return core_limits(share, len(gpus)) | visible
 
 
 def visible_gpus() -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.grid.engines.base import Job, end, launch, never
+from vpns_lightning.grid.engines.base import Job, check_counts, core_limits, end, launch, never
 from vpns_lightning.runs.folder import RunFolder
 
 # before ray is imported: no usage statistics, and jobs without a GPU keep their environment
@@ -43,21 +43,23 @@ _SAVING = 120.0  # seconds that a run has to save
 
 
 class RayEngine:
-    """Runs jobs on a Ray cluster, each on one GPU, or on a share of the cores where there are none.
+    """Runs jobs on a Ray cluster, on GPUs, or on a share of the cores where there are none.
 
     Args:
-        slots: Jobs at a time in the whole cluster; None takes one for each GPU, or one for each
-            machine where there are none.
+        slots: Jobs at a time in the whole cluster; None takes one for each GPU or group of GPUs of
+            a machine, or one for each machine where there are none.
         address: Of a running cluster (``HOST:PORT`` or ``auto``); None starts one on this machine,
             which ends with the grid and which other machines cannot reach.
+        gpus_per_cell: GPUs of one job, all on one machine.
 
     Raises:
-        UserError: ``slots`` is below 1, or no cluster answers.
+        UserError: ``slots`` is below 1, no cluster answers, or no machine has so many GPUs.
     """
 
-    def __init__(self, slots: int | None = None, address: str | None = None) -> None:
-        if slots is not None and slots < 1:
-            raise UserError(f"--slots must be at least 1, got {slots}")
+    def __init__(
+        self, slots: int | None = None, address: str | None = None, gpus_per_cell: int = 1
+    ) -> None:
+        check_counts(slots, gpus_per_cell, gpus_per_cell)
         _check_answers(address)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
@@ -68,19 +70,20 @@ class RayEngine:
         except ConnectionError as error:
             raise UserError(f"no Ray cluster answers at {address!r}: {error}") from None
         self._wanted = slots
+        self._gpus = gpus_per_cell
         self._running: dict[Any, Job] = {}
+        most = max((int(machine.get("GPU", 0)) for machine in self._machines()), default=0)
+        check_counts(slots, gpus_per_cell, most)
 
     @property
     def slots(self) -> int:
         """Return how many jobs the machines that are alive can run at a time."""
-        per_machine = [int(machine.get("GPU", 0)) or 1 for machine in self._machines()]
-        return self._wanted or max(sum(per_machine), 1)
+        return self._wanted or all_slots(self._machines(), self._gpus)
 
     def start(self, job: Job) -> None:
         """Queue a job; Ray finds the machine."""
         resources = self._share()
-        share = str(max(int(resources["num_cpus"]), 1))
-        limits = {"OMP_NUM_THREADS": share, "LOKY_MAX_CPU_COUNT": share}
+        limits = core_limits(int(resources["num_cpus"]), int(resources["num_gpus"]))
         task = _run.options(max_retries=LOST_MACHINES, **resources)
         self._running[task.remote(job, limits)] = job
 
@@ -118,21 +121,37 @@ class RayEngine:
 
     def _share(self) -> dict[str, float]:
         """Return what one job reserves."""
-        return share(self._machines(), self.slots)
+        return share(self._machines(), self.slots, self._gpus)
 
 
-def share(machines: Sequence[Mapping[str, float]], slots: int) -> dict[str, float]:
+def all_slots(machines: Sequence[Mapping[str, float]], gpus_per_cell: int) -> int:
+    """Return how many jobs of so many GPUs fit machines with these resources; one without GPUs."""
+    with_gpus = any(machine.get("GPU") for machine in machines)
+    fitting = [int(machine.get("GPU", 0)) // gpus_per_cell for machine in machines]
+    return max(sum(fitting) if with_gpus else len(fitting), 1)
+
+
+def share(
+    machines: Sequence[Mapping[str, float]], slots: int, gpus_per_cell: int = 1
+) -> dict[str, float]:
     """Return the cores and GPUs of one of ``slots`` jobs on machines with these resources.
 
-    A share fits the smallest machine; above one, Ray wants whole cores.
+    A share fits the smallest machine that has its GPUs; above one, Ray wants whole cores and GPUs.
     """
     machines = machines or [{"CPU": 1.0}]
+    if gpus_per_cell > 1:
+        fitting = [machine for machine in machines if machine.get("GPU", 0) >= gpus_per_cell]
+        each = min(machine["CPU"] / (machine["GPU"] // gpus_per_cell) for machine in fitting)
+        return {"num_cpus": _whole(each), "num_gpus": float(gpus_per_cell)}
     gpus = sum(machine.get("GPU", 0) for machine in machines)
     cores = sum(machine["CPU"] for machine in machines) / max(slots, gpus)
     cores = min(cores, *(machine["CPU"] for machine in machines))
-    # rounded down, so that all shares of a machine fit
-    cores = float(int(cores)) if cores >= 1 else int(cores * 1e4) / 1e4
-    return {"num_cpus": cores, "num_gpus": min(int(gpus / slots * 1e4) / 1e4, 1.0)}
+    return {"num_cpus": _whole(cores), "num_gpus": min(int(gpus / slots * 1e4) / 1e4, 1.0)}
+
+
+def _whole(cores: float) -> float:
+    """Return cores rounded down, so that all shares of a machine fit."""
+    return float(int(cores)) if cores >= 1 else int(cores * 1e4) / 1e4
 
 
 @ray.remote

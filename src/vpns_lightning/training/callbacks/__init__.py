@@ -9,22 +9,21 @@ from vpns_lightning.training.callbacks.hand_off import (
     hand_on,
 )
 from vpns_lightning.training.callbacks.monitor import SparsityMonitor
+from vpns_lightning.training.callbacks.processes import CountProcesses, check_processes
 from vpns_lightning.training.callbacks.progress import StageProgress
-from vpns_lightning.training.callbacks.signals import (
-    SignalGuard,
-    StopRequest,
-)
+from vpns_lightning.training.callbacks.signals import SignalGuard
 
 __all__ = [
     "AtomicCheckpointIO",
+    "CountProcesses",
     "EpochCheckpoint",
     "FreezeMasks",
     "SignalGuard",
     "SparsityMonitor",
     "StageClock",
     "StageProgress",
-    "StopRequest",
     "callbacks_of",
+    "check_processes",
     "freeze",
     "hand_on",
 ]

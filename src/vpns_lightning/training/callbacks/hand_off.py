@@ -19,6 +19,7 @@ from vpns_lightning.runs.record import Accuracy, Budget, OptimizerRecord, RunSoF
 from vpns_lightning.runs.settings import schedule, training
 from vpns_lightning.sparsity import unbake
 from vpns_lightning.stages import MaskFinding, Stage
+from vpns_lightning.training.callbacks.processes import CountProcesses
 
 Evaluate: TypeAlias = Callable[[PromptedClassifier], Accuracy]
 
@@ -114,8 +115,14 @@ def stage_costs(trainer: pl.Trainer, stage: Stage) -> StageRecord:
         training=training(stage),
         precision=str(trainer.precision),
         processes=trainer.world_size,
+        processes_before=_processes_before(trainer) or UNSET,
         metrics={k: v for k, v in metrics.items() if "/sparsity/" not in k},
     )
+
+
+def _processes_before(trainer: pl.Trainer) -> tuple[int, ...]:
+    counts = (c.before for c in callbacks_of(trainer) if isinstance(c, CountProcesses))
+    return next(counts, ())
 
 
 def _batches(trainer: pl.Trainer, stage: Stage) -> int:

@@ -1,55 +1,14 @@
-"""Stopping well: SIGTERM and SLURM's SIGUSR1 save and leave at the next batch."""
+"""Stopping well: a signal saves and leaves at the next batch; SLURM's SIGUSR1 also requeues."""
 
-import os
-import signal
-import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from vpns_lightning.base.processes import say
+from vpns_lightning.base.stopping import StopRequest
 from vpns_lightning.stages.steps import log_interval
-
-
-class StopRequest:
-    """Remembers a signal that asks the run to stop.
-
-    While a stage trains, a signal is noted and answered after the batch at hand; at any other time,
-    or the second time, it ends the process at once with 128 + signal number.
-    """
-
-    def __init__(self) -> None:
-        self.signum = 0
-        self.training = False
-
-    def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Note a signal, or leave."""
-        if not self.training or self.signum:
-            raise SystemExit(128 + signum)
-        self.signum = signum
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle SIGTERM, and SIGUSR1 inside a SLURM job, in the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {s: signal.signal(s, self.handle) for s in _signals()}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-
-
-def _signals() -> list[signal.Signals]:
-    in_slurm = "SLURM_JOB_ID" in os.environ
-    return [signal.SIGTERM, signal.SIGUSR1] if in_slurm else [signal.SIGTERM]
 
 
 class SignalGuard(pl.Callback):
@@ -66,10 +25,13 @@ class SignalGuard(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals back from Lightning, whose handlers would not save."""
+        self.stop.listen()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Answer signals after this batch; one that came before it has lost nothing by ending."""
         self.stop.training = True
-        if threading.current_thread() is threading.main_thread():
-            for signum in _signals():
-                signal.signal(signum, self.stop.handle)
 
     def on_train_batch_end(
         self,
@@ -85,19 +47,21 @@ class SignalGuard(pl.Callback):
             return
         pl_module.check_finite()  # type: ignore[operator]  # every Stage has it
         trainer.save_checkpoint(self.path, weights_only=False)
-        self._leave(trainer)
+        self._leave(trainer, f"batch {batch_idx + 1} of epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave, if asked since the checkpoint of the last epoch."""
         if trainer.current_epoch > 0 and self._agreed(trainer, -1):
-            self._leave(trainer)
+            self._leave(trainer, f"epoch {trainer.current_epoch}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A stage that has ended is handed on; a signal then ends the process at once."""
+        """Leave, if asked since the last batch; from here on a signal ends the process at once."""
+        if self._agreed(trainer, -1):
+            self._leave(trainer, "its last epoch")
         self.stop.training = False
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Answer a signal that came too late for this stage, or stop listening after an error."""
+        """Stop noting signals after an error."""
         self.stop.training = False
 
     def _agreed(self, trainer: pl.Trainer, batch_idx: int) -> int:
@@ -110,12 +74,7 @@ class SignalGuard(pl.Callback):
         self.stop.signum = int(flag)
         return self.stop.signum
 
-    def _leave(self, trainer: pl.Trainer) -> None:
+    def _leave(self, trainer: pl.Trainer, place: str) -> None:
         trainer.strategy.checkpoint_io.teardown()
-        trainer.strategy.barrier("stop")
-        if self.stop.signum == signal.SIGUSR1 and trainer.is_global_zero:
-            job = os.environ["SLURM_JOB_ID"]
-            if "SLURM_ARRAY_JOB_ID" in os.environ:
-                job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-            subprocess.run(["scontrol", "requeue", job], check=True)
-        raise SystemExit(128 + self.stop.signum)
+        say(f"stopped after {place}, saved in {self.path}")
+        self.stop.leave(self.stop.signum, wait=lambda: trainer.strategy.barrier("stop"))
