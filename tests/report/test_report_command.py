@@ -142,12 +142,27 @@ def test_no_grid_s_name_takes_the_place_of_another_or_of_a_part_of_the_page(tmp_
 
 
 def test_what_is_said_below_a_figure_fits_on_it(tmp_path: Path) -> None:
-    write(tmp_path / "runs", result("VPNs", 0.5))
+    write(tmp_path / "runs", result("VPNs", 0.5), result("VPNs", 0.5, seed=9))
     make_report([tmp_path / "runs"], tmp_path / "report", only=["fig4"])
     svg = (tmp_path / "report" / "fig4.svg").read_text()
     lines = re.findall(r">([^<]*(?:standard deviation|95\s%)[^<]*)</", svg)
     assert len(lines) == 2
     assert max(map(len, lines)) < 95
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [((7,), False), ((7, 9), True)])
+def test_one_seed_has_no_standard_deviation(
+    tmp_path: Path, seeds: tuple[int, ...], spread: bool
+) -> None:
+    write(tmp_path / "runs", *(result("VPNs", 0.5, seed=seed) for seed in seeds))
+    only = ["fig4", "tabA1", "tabA3"]
+    make_report([tmp_path / "runs"], tmp_path / "report", only=only)
+    written = [p for i in only for p in (tmp_path / "report").glob(f"{i}.*") if p.suffix != ".png"]
+    assert {path.suffix for path in written} == {".svg", ".md", ".tex"}
+    # a table of data sets has none but a dense network's
+    said = {p.name for p in written if "standard deviation" in p.read_text()}
+    named = {p.name for p in written if p.stem != "tabA1"}
+    assert said == (named if spread else set())
 
 
 def test_a_grid_s_name_cannot_leave_the_folder(tmp_path: Path) -> None:

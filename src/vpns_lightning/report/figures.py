@@ -253,6 +253,8 @@ def _caption(exhibit: Exhibit, width: float) -> str:
     missing = sum(len(panel.missing) for panel in exhibit.panels)
     gap = f"; {missing} without all runs (hollow, or a gap)" if missing else ""
     gap += "".join(f"; not run: {text}" for text in exhibit.absent if "sparsit" in text)
-    text = f"Mean and standard deviation over {seeds} seed{'' if seeds == '1' else 's'}{gap}"
+    # a single run has neither mean nor deviation
+    what = "One seed" if seeds == "1" else f"Mean and standard deviation over {seeds} seeds"
+    text = f"{what}{gap}"
     # a number keeps its unit
     return textwrap.fill(text.replace(" %", "\N{NO-BREAK SPACE}%"), round(width * LETTERS))

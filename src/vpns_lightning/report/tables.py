@@ -11,7 +11,14 @@ from vpns_lightning.report.measures import Measure
 from vpns_lightning.report.panels import Cell, Curve, Panel, Point, Table
 from vpns_lightning.report.runs import UNKNOWN, Run, describe, number, setting
 
-NOTE = "Mean ± sample standard deviation over seeds, (number of seeds); best mean in bold."
+BEST = "best mean in bold"
+
+
+def note(rows: Iterable[Sequence[Cell]], *remarks: str) -> str:
+    """Return what stands below a table; one seed has no standard deviation."""
+    spread_shown = any("±" in cell.text for row in rows for cell in row)
+    what = "Mean ± sample standard deviation over seeds" if spread_shown else "Mean over seeds"
+    return "; ".join([f"{what}, (number of seeds)", *remarks]) + "."
 
 
 def spread(mean: float, std: float | None, decimals: int) -> str:
@@ -38,7 +45,7 @@ def panel_table(panel: Panel) -> Table:
         rows.append(tuple(row))
     heads = (show_level(level, panel.axis) for level in levels)
     title = f"{panel.title}: {measure.label} by {panel.axis.label.partition(' (')[0]}"
-    return Table(title, ("method", *heads), tuple(rows), NOTE)
+    return Table(title, ("method", *heads), tuple(rows), note(rows, BEST))
 
 
 def _cell(curve: Curve, point: Point | None, measure: Measure, best: str | None) -> Cell:
@@ -89,7 +96,7 @@ def data_table(runs: Sequence[Run]) -> Table:
         known = (Cell(_values(setting(r.record, key) for r in group)) for key in DATA)
         rows.append((Cell(name), *known, Cell(_dense_accuracy(group))))
     heads = ("data set", *DATA.values(), "dense accuracy (%)")
-    return Table("Data sets", heads, tuple(rows), NOTE.partition(";")[0] + ".")
+    return Table("Data sets", heads, tuple(rows), note(rows))
 
 
 def _dense_accuracy(runs: Sequence[Run]) -> str:
@@ -142,7 +149,7 @@ def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
         rows.append((*head, *(Cell(text) for text in costs), last))
     heads = ("sparsity", "method", *(name for name, *_ in COSTS), "test accuracy (%)")
     where = ", ".join(part for part in key if part)
-    return Table(f"{where}: cost of a whole run", heads, tuple(rows), NOTE)
+    return Table(f"{where}: cost of a whole run", heads, tuple(rows), note(rows, BEST))
 
 
 def _mean(runs: Sequence[Run], key: str, decimals: int, unit: float) -> str:
