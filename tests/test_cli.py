@@ -6,17 +6,20 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import vpns_lightning
 from toy_data import noise
 from vpns_lightning import cli
 from vpns_lightning.commands.keys import as_record, fit_parser
+from vpns_lightning.commands.lightning_cli import VPNsCLI
 from vpns_lightning.commands.parsing import parse
 
 BASE = {
@@ -252,6 +255,136 @@ def test_test_reports_the_accuracy_of_the_result(
     result = json.loads((run / "result.json").read_text())
     for key in ("test_accuracy", "test_accuracy_plain", "test_images"):
         assert printed[key] == result[key]
+
+
+def test_a_finished_run_is_tuned_longer_without_finding_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("fit", "--from", str(run), "--tune.epochs", "2")
+    assert "--find.sparsity cannot be given" in refusal(capsys, *given, "--find.sparsity", "0.3")
+    cli.main(given)
+    again = run.with_name("run_again")
+    result = json.loads((again / "result.json").read_text())
+    assert result["stages"]["tune"]["epochs"] == 2
+    assert result["source"] == str(run)
+    before, after = (load_file(path / "find" / "handoff.safetensors") for path in (run, again))
+    assert all(torch.equal(before[key], after[key]) for key in before if key.endswith("mask"))
+    capsys.readouterr()
+    cli.main(given)  # the same command finds it finished
+    assert "is finished" in capsys.readouterr().out
+    cli.main(["test", "--run", str(again), "--accelerator", "cpu"])
+
+
+@pytest.mark.parametrize("subcommand", cli.COMMANDS)
+def test_every_subcommand_answers_without_arguments_to_help_and_to_nonsense(
+    subcommand: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ((), ("--help",), ("--no-such-option",), ("nonsense", "--run")):
+        code: object = 0
+        with suppress(SystemExit):
+            try:
+                cli.main([subcommand, *options])
+            except SystemExit as stopped:
+                code = stopped.code
+                raise
+        said = capsys.readouterr()
+        if code == 2:
+            (line,) = said.err.strip().splitlines()
+            assert line.startswith("vpns: error: ")
+        else:
+            assert code in {0, None}
+            assert said.out.strip()
+
+
+def test_the_help_of_fit_fits_a_few_screens_and_its_headings_are_keys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fit", "--help"])
+    assert stopped.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 350
+    assert max(map(len, lines)) <= 100
+    for key in ("data", "network", "warmup", "find", "tune", "prompt_tuning", "trainer"):
+        assert f"{key}:" in lines
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fit", "--find.pruner.help", "LTH"])
+    assert stopped.value.code == 0
+    assert "--find.pruner.fraction" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--data.batch_size", "zero"), "data.batch_size is a whole number, got 'zero'"),
+        (("--find.optimizer", "Adan"), "find.optimizer: 'Adan' is unknown (did you mean 'Adam'?)"),
+        (("--trainer.max_epochs", "3"), "epochs belong to the stages: --find.epochs"),
+        (("--ckpt_path", "x"), "the same command resumes"),
+        (("--seed_everything", "[7, 9]"), "several seeds are several runs, which vpns grid makes"),
+        (("--trainer.gradient_clip_val", "1"), "trainer.gradient_clip_val is not set here"),
+        (("--find.optimizer", "{class_path: SGD, init_args: {lrr: 1}}"), "did you mean 'lr'"),
+        (("--find.pruner.scope", "nowhere"), "got 'nowhere'"),
+        (("--find", "3"), "find is a section with keys of its own"),
+        (("--trainer.devices", "-2"), "trainer: "),
+        (("--trainer.precision", "fp8"), "trainer.precision is one of"),
+    ],
+)
+def test_a_wrong_value_names_key_value_and_what_is_allowed(
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, str],
+    said: str,
+) -> None:
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    assert said in refusal(capsys, "fit", f"--config={config}", root, *options)
+
+
+def test_the_old_name_of_a_section_is_read_and_said(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text(yaml.safe_dump({**BASE, "prompt": {"epochs": 0}}))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fit", f"--config={old}", "--prompt.epochs=1", "--print_config"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert "prompt is called prompt_tuning now" in printed
+    shown = yaml.safe_load(printed[printed.index("data:") :])
+    assert shown["prompt_tuning"]["epochs"] == 1
+
+
+def test_the_cli_gives_its_parts_to_work_with(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    made = VPNsCLI([f"--config={config}", f"--trainer.default_root_dir={run}"], run=False)
+    assert not run.exists()
+    assert made.network.num_classes == made.datamodule.num_classes == 10
+    assert made.stages["find"].network is made.network
+    assert made.fit()["sparsity"] == json.loads((run / "result.json").read_text())["sparsity"]
+
+
+@pytest.mark.slow
+def test_on_two_devices_every_image_counts_once(run: Path, tmp_path: Path) -> None:
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    for index in range(5):
+        noise(index, (20, 30)).save(tmp_path / f"{index}.png")
+    given = ["predict", "--run", str(run), "--images", str(tmp_path)]
+    written = []
+    for name, options in (("one.csv", ["--trainer.accelerator=cpu"]), ("two.csv", two)):
+        output = tmp_path / name
+        vpns = [sys.executable, "-m", "vpns_lightning.cli"]
+        subprocess.run([*vpns, *given, "--output", str(output), *options], check=True)
+        written.append(list(csv.DictReader(output.open())))
+    assert [row["image"] for row in written[1]] == [f"{index}.png" for index in range(5)]
+    assert [r["class_1"] for r in written[0]] == [r["class_1"] for r in written[1]]
+    printed = subprocess.run(
+        [*vpns, "test", "--run", str(run), *two], check=True, capture_output=True, text=True
+    ).stdout
+    measured = json.loads(printed[printed.index("{") :])
+    result = json.loads((run / "result.json").read_text())
+    for key in ("test_accuracy", "test_accuracy_plain", "test_images"):
+        assert measured[key] == result[key]
 
 
 def test_test_refuses_images_of_other_classes(

@@ -17,7 +17,7 @@ VERBS = ("check", "prepare")
 # sections and keys of a run's config that say nothing of its data
 OTHER_SECTIONS = (
     *("network", "warmup", "find", "tune", "prompt_tuning", "trainer"),
-    *("seed_everything", "other_processes"),
+    *("seed_everything", "other_processes", "from"),
 )
 USAGE = """\
 vpns data check [options]     layout, counts, labels and a sample of images

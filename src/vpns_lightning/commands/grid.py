@@ -143,7 +143,7 @@ def _changes(given: Sequence[str]) -> Mapping[str, Any]:
 def _plugins(arguments: Sequence[str]) -> list[str]:
     """Return the options that import the same plugins in every cell."""
     found = []
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for here, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if here == "--plugins":
             found.append(f"--plugins={following}")
         elif here.startswith("--plugins="):

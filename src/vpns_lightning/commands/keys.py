@@ -66,6 +66,12 @@ def add_run_keys(parser: ArgumentParser) -> None:
         default=False,
         help="resume with another number of processes: a step then takes more or fewer images",
     )
+    parser.add_argument(
+        "--from",
+        type=str | None,
+        default=None,
+        help="a finished run: its masks are tuned again or longer, and nothing is found anew",
+    )
     _name_groups(parser)
 
 
@@ -138,6 +144,8 @@ def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
     record.pop("other_processes", None)  # asked for each time, and no part of what is learned
+    if record.get("from") is None:
+        record.pop("from", None)
     # the same backbone is said the same, however its arguments were given
     record["network"]["backbone"] = specify(record["network"]["backbone"]).plain()
     return record

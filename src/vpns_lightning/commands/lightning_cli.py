@@ -57,6 +57,8 @@ EPILOGS = {
     "test": "The data set and all else are those of the run, unless options say otherwise.",
     "predict": "On several devices: --trainer.devices 2 --trainer.strategy ddp.",
 }
+# what --from takes from the run that it names
+FOUND_WITH = ("--find", "--warmup", "--network", "--data", "--config", "-c")
 # options of version 0.1.0, and what they stand for
 ALIASES = {
     "--root": "--data.root",
@@ -232,6 +234,7 @@ class VPNsCLI(LightningCLI):
             seed=config.seed_everything,
             config=self.record,
             other_processes=config.other_processes,
+            source=config["from"],
         )
 
     def validate(self, **_: object) -> None:
@@ -276,17 +279,46 @@ def run(arguments: Sequence[str]) -> None:
     if not options:
         raise UserError(BARE[subcommand])
     if subcommand == "fit":
-        VPNsCLI(list(arguments))
+        VPNsCLI([subcommand, *_from_run(options)])
         return
     for each in _for_each_run(subcommand, options):
         VPNsCLI([subcommand, *each])
 
 
+def _from_run(options: Sequence[str]) -> list[str]:
+    """Return the options of ``vpns fit`` with the config of the run that ``--from`` names.
+
+    Raises:
+        UserError: An option would have the masks found otherwise than they were.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--from", dest="source")
+    try:
+        named, others = parser.parse_known_args(options)
+    except argparse.ArgumentError as error:
+        raise UserError(f"vpns fit: {error}") from None
+    if named.source is None:
+        return list(options)
+    for option in others:
+        if option.startswith(FOUND_WITH):
+            raise UserError(
+                f"{option.partition('=')[0]} cannot be given with --from: masks, network and data "
+                f"are those of {named.source}; give keys of tune, prompt_tuning and trainer"
+            )
+    folder = RunFolder(named.source)
+    folder.read_config()
+    new = f"--trainer.default_root_dir={folder.path}_again"
+    return [f"--config={folder.config}", new, *others, f"--from={named.source}"]
+
+
 def _for_each_run(subcommand: str, options: Sequence[str]) -> Iterator[list[str]]:
     """Yield the options for each run that ``--run`` names, with the data set of that run."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--run", action="extend", nargs="+", default=[])
-    named, others = parser.parse_known_args(import_plugins(options))
+    try:
+        named, others = parser.parse_known_args(import_plugins(options))
+    except argparse.ArgumentError as error:
+        raise UserError(f"vpns {subcommand}: {error}") from None
     others = [_present(option, subcommand) for option in others]
     if not named.run:
         yield others

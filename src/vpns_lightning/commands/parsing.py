@@ -84,7 +84,7 @@ def _config_of_today(path: str) -> str:
 
 def _config_files(arguments: Sequence[str]) -> list[str]:
     files = []
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for here, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if here in CONFIG:
             files.append(following)
         elif here.startswith("--config="):
