@@ -24,18 +24,18 @@ PartName: TypeAlias = Literal["train", "validation", "test"]
 class TrainsOnStreams(Protocol):
     """What a module that trains says of the images it wants.
 
+    One that has ``accumulate`` gets that many batches at once, as one.
+
     Attributes:
         name: Of the stage, in messages.
         seed_name: Of the stage in the seeds of its random streams, where that is not ``name``.
         streams: The orders of images that a batch is drawn from.
         unaugmented: Views whose images are not cropped and flipped.
-        accumulate: Batches of a rank that an iteration takes at once, as one.
     """
 
     name: str
     seed_name: str
     unaugmented: tuple[str, ...]
-    accumulate: int
 
     @property
     def streams(self) -> tuple[Stream, ...]:
@@ -47,7 +47,6 @@ class _Plainly:
 
     name = seed_name = "fit"
     unaugmented: tuple[str, ...] = ()
-    accumulate = 1
     streams = (Stream("prompted"),)
 
 
@@ -100,7 +99,7 @@ class Feeding(LightningDataModule, ABC):
         module = self.trainer.lightning_module if self.trainer else None
         self._wanted = module if isinstance(module, TrainsOnStreams) else _Plainly()
         epoch, batches = loaders.resume_position(self.trainer)
-        size = self.batch_size * self._wanted.accumulate
+        size = self.batch_size * getattr(self._wanted, "accumulate", 1)
         world, rank = self._ranks()
         by_stream: dict[Stream, DataLoader[IndexedBatch]] = {}
         for stream in self._wanted.streams:

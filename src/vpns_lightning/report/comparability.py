@@ -13,8 +13,8 @@ CURVE_KEYS = (
     *("dataset", "classes", "train_images", "test_images", "limit_per_class"),
     *("limit_test_per_class", "backbone", "weights", "input_size"),
     *("batch_size", "prompt", "mapping", "pruner", "protocol", "views", "budget", "optimizers"),
-    *("lr_schedulers", "training", "sparsity_by_layer", "tuning steps"),
-    *("parameters", "weights_prunable", "parts", "stages stopped early"),
+    *("lr_schedulers", "training", "sparsity_by_layer", "parameters", "weights_prunable"),
+    *("parts", "stages stopped early", "tuning steps"),
 )
 # what should be equal between the curves of one panel
 PANEL_KEYS = ("weights", "train_images", "test_images", "input_size", "batch_size", "protocol")

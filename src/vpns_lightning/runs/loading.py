@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from torch.nn.modules.loss import _Loss
+from torch.optim.lr_scheduler import LRScheduler
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.trust import TRUSTED_PACKAGES, guard_parsing, is_trusted
@@ -20,6 +22,7 @@ from vpns_lightning.runs.folder import HUB_CONFIG, HUB_MODEL, RunFolder
 from vpns_lightning.runs.handoff import load_network, read_about
 from vpns_lightning.runs.record import HandOff
 from vpns_lightning.sparsity import unmask_layers
+from vpns_lightning.stages.averaging import WeightAverage
 
 # keys whose value may be a bare class path instead of a class_path mapping
 CLASS_KEYS = {
@@ -72,7 +75,7 @@ def _entries(tree: dict[str, Any] | Namespace) -> dict[str, Any]:
 
 def guard() -> None:
     """Have the parsers of this process import nothing but what a config may name."""
-    guard_parsing((ImageData, Pruner, Prompt, LabelMapping))
+    guard_parsing((ImageData, Pruner, Prompt, LabelMapping, WeightAverage, LRScheduler, _Loss))
 
 
 def check_untyped(config: Any, key: str = "") -> None:  # a parsed config, or a part of one

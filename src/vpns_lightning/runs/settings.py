@@ -109,10 +109,11 @@ def outline(
         },
         "data": _described(data),
     }
+    described["data"]["init_args"].pop("seed", None)  # the run sets it
     for stage in stages:
         about: dict[str, Any] = {"epochs": stage.epochs, "views": list(stage.views)}
         if isinstance(stage, MaskFinding):
-            about |= {"pruner": _described(stage.pruner), "sparsity": stage.sparsity}
+            about |= {"pruner": type(stage.pruner).__name__, "sparsity": stage.sparsity}
             if stage.sparsity_by_layer:
                 about["sparsity_by_layer"] = stage.sparsity_by_layer
         described[stage.name] = about | as_plain(training(stage))
@@ -128,7 +129,6 @@ def as_before(outlined: Mapping[str, Any]) -> dict[str, Any]:
     short["network"]["weights"] = network["weights"]
     size = outlined["data"]["init_args"].get("input_size")
     short["data"] = {"class_path": _short(outlined["data"]), "input_size": size}
-    short["find"] = {**outlined["find"], "pruner": _short(outlined["find"]["pruner"])}
     return short
 
 
