@@ -375,7 +375,7 @@ def test_on_two_devices_every_image_counts_once(run: Path, tmp_path: Path) -> No
         output = tmp_path / name
         vpns = [sys.executable, "-m", "vpns_lightning.cli"]
         subprocess.run([*vpns, *given, "--output", str(output), *options], check=True)
-        written.append(list(csv.DictReader(output.open())))
+        written.append(list(csv.DictReader(output.read_text().splitlines())))
     assert [row["image"] for row in written[1]] == [f"{index}.png" for index in range(5)]
     assert [r["class_1"] for r in written[0]] == [r["class_1"] for r in written[1]]
     printed = subprocess.run(

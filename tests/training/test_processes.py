@@ -82,14 +82,16 @@ def assert_same_network(one: Path, other: Path) -> None:
 def test_a_killed_run_resumes_to_the_same_bits(
     whole: Path, tmp_path: Path, signum: int, place: tuple[str, int, int], status: int
 ) -> None:
-    stopped = fit(tmp_path / "run", *signal_at(signum, place, tmp_path / "flag"))
+    # the flag lets the same command alone when it is given again
+    at = signal_at(signum, place, tmp_path / "flag")
+    stopped = fit(tmp_path / "run", *at)
     assert stopped.returncode == status, stopped.stderr
     assert not (tmp_path / "run" / "result.json").exists()
-    resumed = fit(tmp_path / "run")
+    resumed = fit(tmp_path / "run", *at)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_network(tmp_path / "run", whole)
     assert "Traceback" not in stopped.stderr
-    again = fit(tmp_path / "run")
+    again = fit(tmp_path / "run", *at)
     assert (again.returncode, "is finished" in again.stdout) == (0, True)
 
 
@@ -119,7 +121,7 @@ def test_a_slurm_job_requeues_itself(whole: Path, tmp_path: Path) -> None:
     stopped = fit(tmp_path / "run", *at, environment=slurm)
     assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
     assert (tmp_path / "requeued").read_text().split() == ["requeue", "42"]
-    resumed = fit(tmp_path / "run", environment=slurm)
+    resumed = fit(tmp_path / "run", *at, environment=slurm)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_network(tmp_path / "run", whole)
 
@@ -162,7 +164,7 @@ def test_two_processes_stop_together_and_resume_to_the_same_bits(tmp_path: Path)
     at = signal_at(signal.SIGTERM, ("tune", 0, 1), tmp_path / "flag")
     stopped = fit(tmp_path / "run", *DDP, *at)
     assert stopped.returncode == 143, stopped.stderr
-    assert fit(tmp_path / "run", *DDP).returncode == 0
+    assert fit(tmp_path / "run", *DDP, *at).returncode == 0
     assert_same_network(tmp_path / "run", tmp_path / "whole")
 
 
@@ -183,7 +185,7 @@ def test_two_processes_with_options_of_training_agree_and_resume_to_the_same_bit
     at = signal_at(signal.SIGTERM, ("tune", 1, 1), tmp_path / "flag")
     stopped = fit(tmp_path / "run", *DDP, *OPTIONS, *at)
     assert stopped.returncode == 143, stopped.stderr
-    resumed = fit(tmp_path / "run", *DDP, *OPTIONS)
+    resumed = fit(tmp_path / "run", *DDP, *OPTIONS, *at)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_network(tmp_path / "run", tmp_path / "whole")
 

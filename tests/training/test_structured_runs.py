@@ -283,5 +283,5 @@ def test_two_processes_agree_on_the_cut_and_resume_to_the_same_bits(
     again.parent.mkdir()
     stop = signal_at(signal.SIGTERM, ("tune", 0, 0), tmp_path / "flag")
     run_vpns("fit", *options(again), *ddp, *stop, code=128 + signal.SIGTERM)
-    run_vpns("fit", *options(again), *ddp)
+    run_vpns("fit", *options(again), *ddp, *stop)
     assert_same_network(again, folder)
