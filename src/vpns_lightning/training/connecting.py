@@ -84,7 +84,7 @@ def connect(machine: Machine, stage: str) -> int:
     check_strategy(asked.get("strategy"))
     if asked.get("devices") == 1 and asked.get("num_nodes", 1) == 1:
         return 1
-    with quiet_lightning(), refusing("trainer", (MisconfigurationException, ValueError)):
+    with quiet_lightning(), refusing("trainer", (MisconfigurationException, ValueError, TypeError)):
         trainer = pl.Trainer(
             **asked,
             logger=False,
