@@ -123,6 +123,7 @@ class Parts:
         *callbacks: pl.Callback,
         seed: int = 3,
         other_processes: bool = False,
+        source: Path | None = None,
         **trainer: Any,
     ) -> dict[str, Any]:
         options = {"accelerator": "cpu", "callbacks": list(callbacks), "log_every_n_steps": 1}
@@ -137,4 +138,5 @@ class Parts:
             trainer=options | trainer,
             seed=seed,
             other_processes=other_processes,
+            source=source,
         )

@@ -179,7 +179,9 @@ def test_a_stage_leaves_method_and_sparsity_in_the_summary(
         return {"logger": WandbLogger(**wandb_arguments({"id": "abc"}, run.path, stage))}
 
     toy = Parts(pruner=vpns.OMP(), sparsity=0.8)
-    machine = Machine({"accelerator": "cpu", "enable_progress_bar": False}, parts, True)
+    machine = Machine(
+        {"accelerator": "cpu", "enable_progress_bar": False}, parts, loggers_of_stage=True
+    )
     vpns.fit_stages(
         toy.network,
         toy.data,

@@ -22,17 +22,7 @@ def parts(epochs: int = 1, **changes: Any) -> Parts:
 
 
 def fit(made: Parts, folder: Path, source: Path, *callbacks: Any, seed: int = 3) -> dict[str, Any]:
-    return vpns.fit_stages(
-        made.network,
-        made.data,
-        warmup=made.warmup,
-        find=made.find,
-        tune=made.tune,
-        run_dir=str(folder),
-        trainer={"accelerator": "cpu", "log_every_n_steps": 1, "callbacks": list(callbacks)},
-        seed=seed,
-        source=source,
-    )
+    return made.fit(folder, *callbacks, source=source, seed=seed)
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,20 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from vpns_lightning.base.errors import UserError, nearest
-from vpns_lightning.commands.parsing import import_plugins, parse, read_config_file
+from vpns_lightning.commands.help import SECTIONS
+from vpns_lightning.commands.parsing import (
+    changed,
+    import_plugins,
+    parse,
+    read_config_file,
+)
 from vpns_lightning.data import ImageData
 from vpns_lightning.data.images.cache import verify_caches
 from vpns_lightning.runs.loading import instantiate
 
 VERBS = ("check", "prepare")
 # sections and keys of a run's config that say nothing of its data
-OTHER_SECTIONS = (
-    *("network", "warmup", "find", "tune", "prompt_tuning", "trainer"),
-    *("seed_everything", "other_processes", "from"),
-)
+OTHER_SECTIONS = (*SECTIONS, "seed_everything", "other_processes", "from")
 USAGE = """\
 vpns data check [options]     layout, counts, labels and a sample of images
 vpns data prepare [options]   download what is missing, decode images into the cache: before a run
@@ -101,19 +104,17 @@ def _without_configs(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: A file is missing or is no YAML, or none has a data section.
     """
-    given, without, pending = [], [], iter(arguments)
-    for argument in pending:
-        option, equals, value = argument.partition("=")
-        if option != "--config":
-            given.append(argument)
-            continue
-        path = Path(value if equals else next(pending, ""))
-        content: Any = read_config_file(path)
+    without: list[str] = []
+
+    def section_of(file: str) -> list[str]:
+        content: Any = read_config_file(Path(file))
         section = content.get("data") if isinstance(content, dict) else None
         if section is None:
-            without.append(path)
-        else:
-            given.append(f"--data={json.dumps(section)}")
+            without.append(file)
+            return []
+        return [f"--data={json.dumps(section)}"]
+
+    given = changed(arguments, ["--config"], section_of)
     if without and not any(argument.startswith("--data") for argument in given):
         raise UserError(f"config file {without[0]} has no data section")
     return given

@@ -17,15 +17,12 @@ from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import LabelMapping, Prompt, PromptedClassifier
 from vpns_lightning.pruners import Pruner
-from vpns_lightning.stages import MaskFinding, PromptTuning, SubnetworkTuning
+from vpns_lightning.stages import STAGES
 from vpns_lightning.training.machine import ELSEWHERE
 
 SECTIONS: dict[str, type] = {
     "network": PromptedClassifier,
-    "warmup": SubnetworkTuning,
-    "find": MaskFinding,
-    "tune": SubnetworkTuning,
-    "prompt_tuning": PromptTuning,
+    **STAGES,
     "trainer": Trainer,
 }
 # the last part of a key that names a class, and what the class must be
@@ -48,22 +45,6 @@ ELSEWHERE_AT_TOP = {
 }
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 SOURCES = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-
-
-class Given(Mapping[str, Any]):
-    """Keys and values of a command line and its config files, dotted, later ones last."""
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self._values = dict(_given(arguments))
-
-    def __getitem__(self, key: str) -> Any:
-        return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> UserError:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.keys import as_record, fit_parser
-from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.commands.parsing import import_plugins, parse, taken
 from vpns_lightning.grid.cells import Cell, Resolve, expand
 from vpns_lightning.grid.engines.base import Engine
 from vpns_lightning.grid.engines.local import LocalEngine, visible_gpus
@@ -142,13 +142,7 @@ def _changes(given: Sequence[str]) -> Mapping[str, Any]:
 
 def _plugins(arguments: Sequence[str]) -> list[str]:
     """Return the options that import the same plugins in every cell."""
-    found = []
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        if here == "--plugins":
-            found.append(f"--plugins={following}")
-        elif here.startswith("--plugins="):
-            found.append(here)
-    return found
+    return [f"--plugins={names}" for names in taken(arguments, ["--plugins"])[0]]
 
 
 def _engine(options: argparse.Namespace) -> Engine:

@@ -6,9 +6,12 @@ from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 
+from vpns_lightning.stages import STAGES
+
 # columns of option names; longer ones have their help on the next line
 NAMES = 44
-SECTIONS = {"network", "warmup", "find", "tune", "prompt_tuning", "trainer"}
+# of a config, besides that of the images
+SECTIONS = ("network", *STAGES, "trainer")
 HIDDEN = {"print_config"}
 # names of types that say something to people who write configs
 PLAIN = {"int", "float", "str", "bool", "None", "Optional", "Union", "null"}

@@ -14,16 +14,9 @@ from vpns_lightning.commands.help import ShortHelp
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier, specify
 from vpns_lightning.runs.loading import guard
-from vpns_lightning.stages import MaskFinding, PromptTuning, Stage, SubnetworkTuning
+from vpns_lightning.stages import STAGES, SubnetworkTuning
 from vpns_lightning.training.machine import ELSEWHERE
 
-# in their order; a stage of no epochs is left out, but for find and tune
-STAGES: dict[str, type[Stage]] = {
-    "warmup": SubnetworkTuning,
-    "find": MaskFinding,
-    "tune": SubnetworkTuning,
-    "prompt_tuning": PromptTuning,
-}
 SHARES = (
     *("limit_train_batches", "limit_val_batches", "limit_test_batches"),
     *("limit_predict_batches", "val_check_interval"),

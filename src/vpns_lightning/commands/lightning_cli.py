@@ -15,7 +15,6 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
 from vpns_lightning.base.seeds import check_seed
 from vpns_lightning.commands.keys import (
-    STAGES,
     Parser,
     add_data_key,
     add_evaluation_keys,
@@ -24,14 +23,14 @@ from vpns_lightning.commands.keys import (
     default_folder,
 )
 from vpns_lightning.commands.measuring import classify, measure
-from vpns_lightning.commands.parsing import import_plugins, parse
+from vpns_lightning.commands.parsing import import_plugins, parse, taken
 from vpns_lightning.commands.trainer_section import machine_of
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.loading import check_class_paths, instantiate, load_run
 from vpns_lightning.sparsity import check_sparsity
-from vpns_lightning.stages import Stage
+from vpns_lightning.stages import STAGES, Stage
 from vpns_lightning.training.machine import Machine, check_precision
 from vpns_lightning.training.pipeline import fit_stages
 
@@ -51,10 +50,11 @@ MORE = (
     "VALUE may be YAML. What a class takes: --KEY.help NAME, as in --find.pruner.help LTH; which "
     "classes there are: --KEY.help. --print_config shows the config that all options come to."
 )
+OF_THE_RUN = "The data set and all else are those of the run, unless options say otherwise."
 EPILOGS = {
     "fit": f"Keys are those of a config file; later options win. {MORE}",
-    "validate": "The data set and all else are those of the run, unless options say otherwise.",
-    "test": "The data set and all else are those of the run, unless options say otherwise.",
+    "validate": OF_THE_RUN,
+    "test": OF_THE_RUN,
     "predict": "On several devices: --trainer.devices 2 --trainer.strategy ddp.",
 }
 # what --from takes from the run that it names
@@ -291,24 +291,22 @@ def _from_run(options: Sequence[str]) -> list[str]:
     Raises:
         UserError: An option would have the masks found otherwise than they were.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--from", dest="source")
-    try:
-        named, others = parser.parse_known_args(options)
-    except argparse.ArgumentError as error:
-        raise UserError(f"vpns fit: {error}") from None
-    if named.source is None:
-        return list(options)
+    named, others = taken(options, ["--from"])
+    if not named:
+        return others
+    source = named[-1]
+    if not source:
+        raise UserError("--from needs the folder of a finished run")
     for option in others:
         if option.startswith(FOUND_WITH):
             raise UserError(
                 f"{option.partition('=')[0]} cannot be given with --from: masks, network and data "
-                f"are those of {named.source}; give keys of tune, prompt_tuning and trainer"
+                f"are those of {source}; give keys of tune, prompt_tuning and trainer"
             )
-    folder = RunFolder(named.source)
+    folder = RunFolder(source)
     folder.read_config()
     new = f"--trainer.default_root_dir={folder.path}_again"
-    return [f"--config={folder.config}", new, *others, f"--from={named.source}"]
+    return [f"--config={folder.config}", new, *others, f"--from={source}"]
 
 
 def _for_each_run(subcommand: str, options: Sequence[str]) -> Iterator[list[str]]:

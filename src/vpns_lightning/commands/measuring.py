@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from rich.console import Console
 
@@ -20,7 +19,7 @@ from vpns_lightning.data.unlabelled import ImageFiles, Unlabelled, image_files
 from vpns_lightning.runs.loading import LoadedRun
 from vpns_lightning.stages.steps import refusing
 from vpns_lightning.training.evaluating import Evaluation, Prediction
-from vpns_lightning.training.machine import quiet_lightning
+from vpns_lightning.training.machine import NOT_FITTING, quiet_lightning
 
 
 def measure(
@@ -134,9 +133,8 @@ def _write(
 
 def _run(loaded: LoadedRun, options: Mapping[str, Any], work: Callable[[Trainer], object]) -> None:
     """Do the work with a Trainer that writes nothing."""
-    faults = (MisconfigurationException, ValueError)
     with quiet_lightning():
-        with refusing("trainer", faults):
+        with refusing("trainer", NOT_FITTING):
             trainer = Trainer(
                 **{
                     "precision": loaded.config.get("trainer", {}).get("precision"),

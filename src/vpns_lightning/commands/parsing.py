@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def parse(
     """
     given = with_present_names(import_plugins(arguments))
     guard()
-    for path in _config_files(given):
+    for path in taken(given, CONFIG)[0]:
         if not path.lstrip().startswith("{"):
             read_config_file(Path(path))
     try:
@@ -52,18 +52,46 @@ def parse(
 
 def with_present_names(arguments: Sequence[str]) -> list[str]:
     """Return a command line whose options and configs use the present names of keys."""
-    present: list[str] = []
-    for word in arguments:
-        for old, new in RENAMED.items():
+    present = changed(arguments, CONFIG, lambda path: [f"--config={_config_of_today(path)}"])
+    for old, new in RENAMED.items():
+        for place, word in enumerate(present):
             if re.match(rf"--{old}([.=]|$)", word):
                 say(f"{old} is called {new} now: --{new}")
-                word = word.replace(old, new, 1)
-        is_config = bool(present) and present[-1] in CONFIG
-        text = word if is_config else word.removeprefix("--config=")
-        if is_config or text != word:
-            word = word.removesuffix(text) + _config_of_today(text)
-        present.append(word)
+                present[place] = word.replace(old, new, 1)
     return present
+
+
+def changed(
+    arguments: Sequence[str], names: Sequence[str], change: Callable[[str], Iterable[str]]
+) -> list[str]:
+    """Return a command line with options of these names replaced.
+
+    Args:
+        arguments: The command line, values as words of their own or after ``=``.
+        names: Of the options, dashes included.
+        change: Returns what stands in place of an option, given its value.
+    """
+    result: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in names:
+            result += change(value if equals else next(words, ""))
+        else:
+            result.append(word)
+    return result
+
+
+def taken(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the values of the options of these names, and the command line without them."""
+    values: list[str] = []
+
+    def take(value: str) -> Iterable[str]:
+        values.append(value)
+        return ()
+
+    rest = changed(arguments, names, take)
+    return values, rest
 
 
 def _config_of_today(path: str) -> str:
@@ -80,16 +108,6 @@ def _config_of_today(path: str) -> str:
         say(f"{path}: {old} is called {RENAMED[old]} now")
         content[RENAMED[old]] = content.pop(old)
     return json.dumps(content)
-
-
-def _config_files(arguments: Sequence[str]) -> list[str]:
-    files = []
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        if here in CONFIG:
-            files.append(following)
-        elif here.startswith("--config="):
-            files.append(here.removeprefix("--config="))
-    return files
 
 
 def read_config_file(path: Path) -> Any:
@@ -136,16 +154,8 @@ def import_plugins(arguments: Sequence[str]) -> list[str]:
     import importlib
     import sys
 
-    rest, names = [], []
-    pending = iter(arguments)
-    for argument in pending:
-        if argument == "--plugins":
-            names += next(pending, "").split(",")
-        elif argument.startswith("--plugins="):
-            names += argument.removeprefix("--plugins=").split(",")
-        else:
-            rest.append(argument)
-    for name in names:
+    given, rest = taken(arguments, ["--plugins"])
+    for name in ",".join(given).split(",") if given else ():
         path = Path(name)
         module = path.stem if path.suffix == ".py" else name
         if path.suffix == ".py":

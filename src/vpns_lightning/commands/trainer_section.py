@@ -29,16 +29,25 @@ def machine_of(section: Namespace, folder: RunFolder) -> Machine:
     parser = Parser(exit_on_error=False)
     add_trainer_keys(parser)
 
-    def built(stage: str) -> Mapping[str, Any]:
-        own = section.clone()
-        for logger in as_list(own.logger):
-            if isinstance(logger, Namespace):
-                _name_logger(logger, folder, stage)
+    def built(own: Namespace) -> Mapping[str, Any]:
         whole = Namespace(trainer=own)  # type: ignore[no-untyped-call]  # of jsonargparse
         objects = instantiate(parser, whole).trainer.as_dict()
         return {key: objects[key] for key in objects if key not in plain and objects[key]}
 
-    return Machine(plain, built, loggers_of_stage=True)
+    def of_stage(stage: str) -> Mapping[str, Any]:
+        own = section.clone()
+        for logger in as_list(own.logger):
+            if isinstance(logger, Namespace):
+                _name_logger(logger, folder, stage)
+        return built(own)
+
+    def connecting() -> Mapping[str, Any]:
+        own = section.clone()
+        # loggers open connections and folders when they are built, and callbacks count as used
+        own.logger = own.callbacks = own.profiler = None
+        return built(own)
+
+    return Machine(plain, of_stage, connecting, loggers_of_stage=True)
 
 
 def _describes_objects(value: object) -> bool:

@@ -19,6 +19,7 @@ from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.runs.folder import HUB_CONFIG, HUB_MODEL, without_machine
 from vpns_lightning.runs.handoff import save_network
 from vpns_lightning.runs.loading import LoadedRun, load_run
+from vpns_lightning.runs.record import RunRecord
 from vpns_lightning.sparsity import masked_layers
 
 CARD = "README.md"
@@ -111,12 +112,14 @@ def _card(loaded: LoadedRun) -> str:
     title = f"{network.backbone_name} on {about.dataset}, sparsity {about.sparsity:.4f}"
     load = [*LOAD.format(size=about.input_size).splitlines(), "", INSIDE]
     body = card_text(title, about, facts, load, [ZEROS, *LIMITS])
-    return f"---\n{yaml.safe_dump(_header(loaded, facts), sort_keys=False)}---\n\n{body}"
+    return f"---\n{yaml.safe_dump(_header(loaded, facts, result), sort_keys=False)}---\n\n{body}"
 
 
-def _header(loaded: LoadedRun, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _header(
+    loaded: LoadedRun, facts: Mapping[str, Any], result: RunRecord | None
+) -> dict[str, Any]:
     """Return the YAML header of the card, in the Hub's terms."""
-    about, result = loaded.about, loaded.folder.read_result()
+    about = loaded.about
     header: dict[str, Any] = {
         "library_name": "vpns_lightning",
         "pipeline_tag": "image-classification",

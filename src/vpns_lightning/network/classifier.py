@@ -144,6 +144,14 @@ class PromptedClassifier(nn.Module):
         logits: Tensor = self.backbone(images) if compiled else self.backbone.forward(images)
         return logits
 
+    def predicted(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the classes (N,) of images (N, 3, i, i), with the prompt and without.
+
+        Without a prompt in the network both are one answer.
+        """
+        plain = self(images, prompted=False).argmax(1)
+        return (self(images).argmax(1) if self.has_prompt else plain), plain
+
     @property
     def has_prompt(self) -> bool:
         """Whether the network has a visual prompt."""

@@ -50,8 +50,7 @@ def evaluate(
         labels = labels.to(device)
         with autocast(precision, device):
             shown = data.eval_transform(images.to(device))
-            plain = network(shown, prompted=False).argmax(1)
-            own = network(shown).argmax(1) if network.has_prompt else plain
+            own, plain = network.predicted(shown)
         correct += torch.stack([(own == labels).sum(), (plain == labels).sum()])
     network.train(was_training)
     prompted, unprompted = (count / images_seen for count in correct.tolist())

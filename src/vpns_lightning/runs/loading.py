@@ -92,9 +92,7 @@ def check_untyped(config: Any, key: str = "") -> None:  # a parsed config, or a 
         for item in config:
             check_untyped(item, key)
     elif isinstance(config, dict | Namespace):
-        for name, value in (
-            vars(config).items() if isinstance(config, Namespace) else config.items()
-        ):
+        for name, value in _entries(config).items():
             inner = f"{key}.{name}" if key else str(name)
             if name == "dict_kwargs" and next(_class_paths(value), None) is not None:
                 raise UserError(

@@ -26,10 +26,19 @@ def options(part: object) -> Settings:
     Args:
         part: A prompt, mapping or pruner that keeps its arguments as attributes.
     """
-    names = inspect.signature(type(part)).parameters
-    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
-    plain = {k: v for k, v in values.items() if isinstance(v, PLAIN)}
+    plain = {k: v for k, v in _arguments(part).items() if isinstance(v, PLAIN)}
     return {"name": type(part).__name__, **plain}
+
+
+def class_path(part: object) -> str:
+    """Return where the class of a part is found, as a config names it."""
+    return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def _arguments(part: object) -> dict[str, Any]:
+    """Return those arguments of a part that it keeps as attributes."""
+    names = inspect.signature(type(part)).parameters
+    return {name: getattr(part, name) for name in names if hasattr(part, name)}
 
 
 def training(stage: Stage) -> Training:
@@ -96,7 +105,7 @@ def outline(
     described: dict[str, Any] = {
         "seed_everything": seed,
         "network": {
-            "backbone": _class_path(network.backbone) if spec is None else spec.plain(),
+            "backbone": class_path(network.backbone) if spec is None else spec.plain(),
             "weights": network.weights_name,
             "prompt": _described(network.prompt) if network.prompt else None,
             "mapping": _described(network.mapping),
@@ -139,14 +148,8 @@ def _short(described: Any) -> Any:  # a class and its arguments, a name, or None
 
 def _described(part: object) -> dict[str, Any]:
     """Return a part as a config names it; arguments that it does not keep are left out."""
-    names = inspect.signature(type(part)).parameters
-    values = {name: getattr(part, name) for name in names if hasattr(part, name)}
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in _arguments(part).items()}
     return {
-        "class_path": _class_path(part),
+        "class_path": class_path(part),
         "init_args": {k: v for k, v in values.items() if isinstance(v, PLAIN)},
     }
-
-
-def _class_path(part: object) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"

@@ -1,6 +1,7 @@
 """Averages of the weights along training, which a stage hands on in place of the last ones."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,12 +20,17 @@ class WeightAverage(nn.Module):
     The prompt is averaged with the weights. Masks stay as they are, and a pruned weight, zero at
     every step, is zero on average: sparsity is exact. The values are in the stage's checkpoints.
 
+    Args:
+        update: Takes one more state into the averages, in place, given the averages, the state, and
+            how many states are in them, at least 1.
+
     Attributes:
         taken: How many states of the network are in the average.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, update: Callable[[list[Tensor], list[Tensor], int], None]) -> None:
         super().__init__()
+        self.update = update
         self.taken = 0
 
     @abstractmethod
@@ -35,10 +41,6 @@ class WeightAverage(nn.Module):
             epoch: The epoch at hand, from 0.
             last: The iteration is its last.
         """
-
-    @abstractmethod
-    def merge(self, averages: list[Tensor], values: list[Tensor]) -> None:
-        """Take one more state into the averages, in place; there was one before."""
 
     def check(self, stage: str, epochs: int) -> None:
         """Refuse what would leave nothing to average in a stage of so many epochs."""
@@ -55,7 +57,7 @@ class WeightAverage(nn.Module):
         """Take in the present state of a network."""
         values, averages = averaged(network), list(self.buffers())
         if self.taken:
-            self.merge(averages, values)
+            self.update(averages, values, self.taken)
         else:
             _copy(averages, values)
         self.taken += 1
@@ -101,19 +103,14 @@ class EMA(WeightAverage):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        super().__init__()
         if not 0 < decay < 1:
             raise UserError(f"EMA: decay must lie between 0 and 1, got {decay}")
+        super().__init__(get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]  # torch's
         self.decay = decay
-        self._merge = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def due(self, epoch: int, *, last: bool) -> bool:
         """Return True: every iteration counts."""
         return True
-
-    def merge(self, averages: list[Tensor], values: list[Tensor]) -> None:
-        """Move the averages towards the values."""
-        self._merge(averages, values, self.taken)
 
 
 class SWA(WeightAverage):
@@ -130,11 +127,10 @@ class SWA(WeightAverage):
     """
 
     def __init__(self, from_epoch: int = 0) -> None:
-        super().__init__()
         if from_epoch < 0:
             raise UserError(f"SWA: from_epoch must be >= 0, got {from_epoch}")
+        super().__init__(get_swa_multi_avg_fn())  # type: ignore[no-untyped-call]  # torch's
         self.from_epoch = from_epoch
-        self._merge = get_swa_multi_avg_fn()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def check(self, stage: str, epochs: int) -> None:
         """Refuse a first epoch that never comes.
@@ -151,10 +147,6 @@ class SWA(WeightAverage):
     def due(self, epoch: int, *, last: bool) -> bool:
         """Return whether an epoch that counts has ended."""
         return last and epoch >= self.from_epoch
-
-    def merge(self, averages: list[Tensor], values: list[Tensor]) -> None:
-        """Take one more state into the means."""
-        self._merge(averages, values, self.taken)
 
 
 def averaged(network: PromptedClassifier) -> list[Tensor]:

@@ -326,8 +326,7 @@ class Stage(pl.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count correct predictions, with the prompt and without."""
         images, labels = batch
-        plain = self.network(images, prompted=False).argmax(1)
-        own = self.network(images).argmax(1) if self.network.has_prompt else plain
+        own, plain = self.network.predicted(images)
         self.acc.update(own, labels)
         self.acc_plain.update(plain, labels)
         self.log(f"{self.name}/acc", self.acc)

@@ -4,12 +4,11 @@ from datetime import timedelta
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.stages import refusing
-from vpns_lightning.training.machine import Machine, quiet_lightning
+from vpns_lightning.training.machine import NOT_FITTING, Machine, quiet_lightning
 
 # every process holds the whole network, and is one that comes back from training with it
 STRATEGIES = (
@@ -66,7 +65,7 @@ def be_patient(trainer: pl.Trainer, asked: object) -> None:
         trainer.strategy._timeout = PATIENCE
 
 
-def connect(machine: Machine, stage: str) -> int:
+def connect(machine: Machine) -> int:
     """Return how many processes a run has; connect those that a cluster has started.
 
     So that all of them can do what the first one finds in the run folder. Those that Lightning
@@ -74,17 +73,16 @@ def connect(machine: Machine, stage: str) -> int:
 
     Args:
         machine: The Trainer's arguments.
-        stage: The first stage.
 
     Raises:
         UserError: The strategy is not allowed, or does not fit the machine.
     """
-    given = {**machine.options, **machine.parts(stage)}
+    given = {**machine.options, **machine.connecting()}
     asked = {key: value for key, value in given.items() if key in _CONNECTING}
     check_strategy(asked.get("strategy"))
     if asked.get("devices") == 1 and asked.get("num_nodes", 1) == 1:
         return 1
-    with quiet_lightning(), refusing("trainer", (MisconfigurationException, ValueError, TypeError)):
+    with quiet_lightning(), refusing("trainer", NOT_FITTING):
         trainer = pl.Trainer(
             **asked,
             logger=False,

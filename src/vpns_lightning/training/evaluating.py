@@ -108,8 +108,7 @@ class Evaluation(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the correct predictions of a batch."""
         images, labels = batch
-        plain = self.network(images, prompted=False).argmax(1)
-        own = self.network(images).argmax(1) if self.network.has_prompt else plain
+        own, plain = self.network.predicted(images)
         self.tally.update(own, plain, labels)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:

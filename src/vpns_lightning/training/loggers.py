@@ -15,8 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from vpns_lightning.base.files import whole_file, write_text
 from vpns_lightning.runs.grid_cell import grid_record
 from vpns_lightning.runs.metrics import COLUMNS, read_metrics
-
-STAGES = ("warmup", "find", "tune", "prompt_tuning")
+from vpns_lightning.stages import STAGES
 
 
 class MetricsCSV(Logger):

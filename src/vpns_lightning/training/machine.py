@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
@@ -19,7 +20,7 @@ from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners import Structured
 from vpns_lightning.runs.folder import METHOD_PARTS
-from vpns_lightning.runs.settings import options
+from vpns_lightning.runs.settings import class_path, options
 from vpns_lightning.sparsity import replace_module
 from vpns_lightning.stages import MaskFinding, Stage, rehearse
 
@@ -38,6 +39,8 @@ EXPECTED_WARNINGS = (
 )
 
 
+# by which Lightning says that options of a Trainer do not fit each other or this machine
+NOT_FITTING = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 # options of the Trainer that the stages or the pipeline decide, and where to set them instead
 ELSEWHERE = {
     "max_epochs": "epochs belong to the stages: --find.epochs, --tune.epochs, --warmup.epochs",
@@ -70,11 +73,13 @@ class Machine:
     Attributes:
         options: Plain arguments, such as devices and precision.
         parts: Returns what is built for a stage by its name: loggers, callbacks, plugins.
+        connecting: Returns what of that connects processes: a strategy, plugins.
         loggers_of_stage: Loggers are a stage's own, and end with it.
     """
 
     options: Mapping[str, Any]
     parts: Callable[[str], Mapping[str, Any]]
+    connecting: Callable[[], Mapping[str, Any]] = dict
     loggers_of_stage: bool = False
 
     @classmethod
@@ -102,7 +107,7 @@ def described(machine: Machine) -> dict[str, list[dict[str, Any]]]:
     given = {**machine.options, **machine.parts("")}
     return {
         key: [
-            {"class_path": f"{type(part).__module__}.{type(part).__qualname__}", **options(part)}
+            {"class_path": class_path(part), **options(part)}
             for part in as_list(given.get(key))
             if not isinstance(part, str)
         ]
@@ -178,6 +183,8 @@ def tune_ddp(trainer: pl.Trainer, stage: Stage) -> None:
     """Set what DDP should do here, whichever way the user asked for it."""
     if not isinstance(trainer.strategy, DDPStrategy):
         return
+    # Lightning makes the strategy of a name, as in be_patient, and has no public place to add what
+    # it is to hand to DDP
     options = trainer.strategy._ddp_kwargs
     # masks are large buffers that are equal anyway; statistics are synchronised at the hand-off
     options.setdefault("broadcast_buffers", False)

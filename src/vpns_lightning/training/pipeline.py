@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from vpns_lightning.training.callbacks import (
 from vpns_lightning.training.connecting import be_patient, connect
 from vpns_lightning.training.loggers import MetricsCSV, close
 from vpns_lightning.training.machine import (
+    NOT_FITTING,
     Machine,
     as_list,
     check_channels,
@@ -55,8 +57,6 @@ from vpns_lightning.training.machine import (
     tune_ddp,
     warn_of_slow_precision,
 )
-
-NOT_FITTING = (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError)
 
 
 def fit_stages(
@@ -115,7 +115,7 @@ def fit_stages(
         check_channels(find, data)
     with ExitStack() as held:
         stop = held.enter_context(listening())
-        processes = connect(machine, stages[0].name)
+        processes = connect(machine)
         if is_first_process():
             held.enter_context(run.locked())
             stated = _config(run, config or outline(network, data, stages, seed))
@@ -126,9 +126,9 @@ def fit_stages(
             load_network(run.handoff, network)
             return as_plain(done)
         parts = method_parts(config or {"trainer": described(machine)})
-        begun = _Run(run, network, data, machine, seed, stop, parts)
-        begun.origin = origin
-        begun.processes, begun.other_processes = processes, other_processes
+        begun = _Run(
+            run, network, data, machine, seed, stop, parts, origin, processes, other_processes
+        )
         held.push(begun.end_others)
         return begun.through(stages, find)
 
@@ -140,44 +140,39 @@ def _config(run: RunFolder, config: Mapping[str, Any]) -> Mapping[str, Any]:
     return as_before(config) if outlined_before else config
 
 
+@dataclass
 class _Run:
     """One run in progress.
 
     Attributes:
+        method_parts: Callbacks and plugins that may change what is learned.
+        origin: The run whose masks are tuned, where it is another.
         processes: How many there are.
         other_processes: There may have been more or fewer until now.
         launcher: What has started the others, where Lightning did.
+        loggers: Those that all stages share.
     """
 
-    processes = 1
-    other_processes = False
+    run: RunFolder
+    network: PromptedClassifier
+    data: ImageData
+    machine: Machine
+    seed: int
+    stop: StopRequest
+    method_parts: dict[str, list[Any]]
+    origin: RunFolder | None
+    processes: int
+    other_processes: bool
     launcher: Any = None
 
-    def __init__(
-        self,
-        run: RunFolder,
-        network: PromptedClassifier,
-        data: ImageData,
-        machine: Machine,
-        seed: int,
-        stop: StopRequest,
-        parts: dict[str, list[Any]],
-    ) -> None:
-        self.run = run
-        self.method_parts = parts
-        self.network = network
-        self.data = data
-        self.machine = machine
-        self.seed = seed
-        self.stop = stop
-        self.known = RunSoFar(seed=seed, dataset=data.name, input_size=data.input_size)
-        self.csv = MetricsCSV(run.metrics)
-        precision = machine.options.get("precision", "32-true")
+    def __post_init__(self) -> None:
+        data = self.data
+        self.known = RunSoFar(seed=self.seed, dataset=data.name, input_size=data.input_size)
+        self.csv = MetricsCSV(self.run.metrics)
+        precision = self.machine.options.get("precision", "32-true")
         self.evaluate = partial(evaluate, data=data, precision=precision)
-        self.origin: RunFolder | None = None
-        # those that all stages share
         self.loggers: list[Logger] = [self.csv]
-        data.seed = seed
+        data.seed = self.seed
 
     def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
         """Run the stages that are left, then write the results."""
