@@ -1,7 +1,7 @@
 """A stand-in for ``vpns`` in a job: writes down how it was started, and waits for a signal once.
 
-``fit`` waits in its first start for SIGUSR1; its first process then requeues the job, as a run does.
-``grid`` waits for SIGTERM likewise. Later starts end well, and ``data`` always does.
+``fit`` waits in its first start for SIGUSR1; its first process then requeues the job, as a run
+does. ``grid`` waits for SIGTERM likewise. Later starts end well, and ``data`` always does.
 """
 
 import json

@@ -2,8 +2,8 @@
 
 They do what the scripts rely on and write down what they were asked, as lines of JSON, in the file
 that ``SLURM_LOG`` names. ``sbatch`` runs a script in the foreground with the variables that its
-``#SBATCH`` lines and its own options come to, again and again while the job is requeued. ``srun`` starts
-tasks, passes SIGUSR1 to all of them, and as soon as one ends with a status kills the others.
+``#SBATCH`` lines and its own options come to, again and again while the job is requeued. ``srun``
+starts tasks, passes SIGUSR1 to all of them, and as soon as one ends with a status kills the others.
 """
 
 import json
