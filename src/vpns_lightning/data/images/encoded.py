@@ -43,7 +43,7 @@ class Encoded:
 
     def __getitem__(self, some: slice) -> Encoded:
         """Return a part of the images."""
-        parts = self.files.split(self.sizes)[some]
+        parts = torch.split(self.files, self.sizes)[some]
         return Encoded(torch.cat(parts), self.sizes[some], self.side)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Tensor:
@@ -57,7 +57,7 @@ class Encoded:
             UserError: A file cannot be decoded there.
         """
         device = torch.device(device)
-        parts = list(self.files.split(self.sizes))
+        parts = list(torch.split(self.files, self.sizes))
         try:
             with warnings.catch_warnings():
                 # that a later torchvision will lack it, which is said when it does
