@@ -23,6 +23,7 @@ from vpns_lightning.base.renamed import present_stage
 from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
+from vpns_lightning.stages.compiling import Forward
 from vpns_lightning.stages.fusing import few_kernels
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
@@ -118,6 +119,7 @@ class Stage(pl.LightningModule, ABC):
         self.acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.acc_plain = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.objective = Objective(classes, loss=loss, mixup=mixup, cutmix=cutmix)
+        self.forward_loss = Forward(network, self.objective)
         self.clip_norm = clip_norm
         self.accumulate = accumulate or 1
         self.mixup, self.cutmix = mixup, cutmix
@@ -131,8 +133,7 @@ class Stage(pl.LightningModule, ABC):
         """
         images, targets = self.objective.mixed(batch)
         labels = targets if targets.ndim == 1 else targets.argmax(1)
-        logits = self.network(images, prompted=view == "prompted")
-        loss = self.objective(logits, targets)
+        loss, logits = self.forward_loss(images, targets, prompted=view == "prompted")
         with torch.no_grad():
             self._look_at(loss.detach())
             self.train_loss.update(loss.detach(), loss.new_full((), len(labels)))
@@ -262,7 +263,7 @@ class Stage(pl.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Say how large a batch is, so that a smaller last one is not compiled for."""
         several = self.trainer.num_training_batches > 1
-        self.network.whole_batch = getattr(self._data(), "batch_size", 0) if several else 0
+        self.forward_loss.whole_batch = getattr(self._data(), "batch_size", 0) if several else 0
 
     def on_train_epoch_start(self) -> None:
         """Refit the label mapping where it asks for that."""
