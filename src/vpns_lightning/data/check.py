@@ -153,10 +153,9 @@ def check_labels(name: str, split_name: str, split: Split, num_classes: int) -> 
         )
     if not len(split):
         raise UserError(f"{where}: no images found; extract the data set again")
-    images = len(split.files) if split.pixels is None else len(split.pixels)
-    if images != len(split):
+    if split.count != len(split):
         raise UserError(
-            f"{where}: expected one label for each image, found {images} images and "
+            f"{where}: expected one label for each image, found {split.count} images and "
             f"{len(split)} labels; extract the data set again"
         )
     lowest, highest = min(split.labels), max(split.labels)

@@ -70,7 +70,7 @@ class ImageData(Feeding):
     """
 
     num_classes: int
-    layout: ClassVar[Layout]
+    layout: Layout
     counts: ClassVar[Counts | None] = None
 
     def __init__(
