@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 from torchvision import datasets, transforms
 
 import toy_data
 import vpns_lightning as vpns
+from toy_folder import finished_network, write_folder
 from toy_run import Parts
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.cli import main
@@ -267,4 +269,20 @@ def test_a_run_on_a_given_data_set_trains_and_is_recorded(tmp_path: Path) -> Non
 def test_a_config_cannot_name_data_of_a_program(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["data", "check", "--data", "FromDatasets"])
+    assert "a config cannot bring them back" in capsys.readouterr().err
+
+
+def test_a_run_on_data_of_a_program_says_so_where_they_are_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "run", finished_network())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"] = {
+        "class_path": "vpns_lightning.data.sets.given.FromDatasets",
+        "init_args": {"input_size": 32, "batch_size": 4},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert vpns.load(folder).num_classes == 10
+    with pytest.raises(SystemExit):
+        main(["test", "--run", str(folder)])
     assert "a config cannot bring them back" in capsys.readouterr().err
