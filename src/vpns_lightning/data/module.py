@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.processes import say
+from vpns_lightning.base.processes import is_first_process, say
+from vpns_lightning.data.access import located, obtain, reading
 from vpns_lightning.data.check import (
     CheckReport,
     Counts,
@@ -20,13 +21,14 @@ from vpns_lightning.data.check import (
     check_labels,
     check_limits,
     check_options,
+    check_present,
 )
 from vpns_lightning.data.feeding import Feeding, PartName
 from vpns_lightning.data.images import keeping
 from vpns_lightning.data.images.dataset import ImageDataset
 from vpns_lightning.data.images.decode import OnBadImage
 from vpns_lightning.data.images.looking import SAMPLE
-from vpns_lightning.data.layout import Layout, obtain, reading
+from vpns_lightning.data.layout import Found, Layout
 from vpns_lightning.data.split import Split
 from vpns_lightning.data.subsets import limited, stratified
 
@@ -72,7 +74,7 @@ class ImageData(Feeding):
     """
 
     num_classes: int
-    layout: ClassVar[Layout]
+    layout: Layout
     counts: ClassVar[Counts | None] = None
 
     def __init__(
@@ -150,7 +152,29 @@ class ImageData(Feeding):
         with reading(self.name, self.root, self.layout):
             split = self.read(name)
         check_labels(self.name, name, split, self.num_classes)
-        return replace(split, exif_rotation=self.exif_rotation)
+        if is_first_process():
+            check_present(self.name, name, split)
+        return replace(
+            split,
+            exif_rotation=self.exif_rotation,
+            remarks=[*self._where(name), *split.remarks],
+        )
+
+    def found(self) -> Found:
+        """Return where the data set lies.
+
+        Raises:
+            UserError: It does not.
+        """
+        return located(self.name, self.root, self.layout)
+
+    def _where(self, name: SplitName) -> list[str]:
+        """Return a line where the data set lies otherwise than its makers distribute it."""
+        found = self.found()
+        if found.official or name != "train":
+            return []
+        paths = ", ".join(path.relative_to(found.folder).as_posix() for path in found.paths)
+        return [f"taken from {paths} in {found.folder}"]
 
     def check(self, sample: int = 64) -> CheckReport:
         """Verify layout, counts, labels and files, and decode ``sample`` images of each split.
@@ -165,7 +189,7 @@ class ImageData(Feeding):
 
     def prepare_data(self) -> None:
         """Download what is missing and decode the cache; Lightning calls it once per machine."""
-        if self.download and self.layout.downloadable and self.layout.missing(self.root):
+        if self.download and self.layout.downloadable:
             obtain(self.fetch, self.name, self.root, self.layout)
         if self._stores is None:
             for name in SPLITS:
