@@ -15,6 +15,7 @@ from vpns_lightning.data import loaders
 from vpns_lightning.data.images.decode import decode, resize
 from vpns_lightning.data.images.sampler import EvalSampler
 from vpns_lightning.data.images.transforms import EvalTransform
+from vpns_lightning.data.workers import handing_back
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 
@@ -51,6 +52,7 @@ class ImageFiles(Dataset["tuple[Tensor, Tensor]"]):
         """Return the number of files."""
         return len(self.files)
 
+    @handing_back
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return uint8 images of shape (N, 3, size, size) and their positions.
 
