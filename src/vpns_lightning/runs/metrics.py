@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.renamed import present_stage
 
 COLUMNS = ("stage", "epoch", "step", "metric", "value")
 
@@ -35,4 +36,5 @@ def _whole_rows(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for line in lines:
         with suppress(KeyError, TypeError, ValueError):
             numbers = {"epoch": int(line["epoch"]), "step": int(line["step"])}
-            yield {**line, **numbers, "value": float(line["value"])}
+            stage = present_stage(line["stage"])
+            yield {**line, **numbers, "stage": stage, "value": float(line["value"])}
