@@ -7,9 +7,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from payloads import laid
 
 import vpns_lightning as vpns
+from toy_config import laid
 from toy_folder import finished_network, write_folder
 from toy_run import Parts
 from vpns_lightning import cli
@@ -17,6 +17,8 @@ from vpns_lightning.base.files import write_text
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.handoff import read_about
 from vpns_lightning.runs.metrics import read_metrics
+from vpns_lightning.training.connecting import connect
+from vpns_lightning.training.machine import Machine
 
 BROKEN_PARTS = """\
 import lightning.pytorch as pl
@@ -173,3 +175,19 @@ def test_weights_that_the_last_step_broke_are_not_handed_on(tmp_path: Path) -> N
     with pytest.raises(vpns.UserError, match=r"prompt\.delta holds NaN or infinite values"):
         parts.fit(tmp_path / "run", BreaksThePrompt())
     assert not (tmp_path / "run" / "handoff.safetensors").exists()
+
+
+def test_a_slurm_job_without_srun_does_not_wait_for_processes_that_never_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch_step = {
+        **{"SLURM_JOB_ID": "5", "SLURM_JOB_NAME": "sparse", "SLURM_NODELIST": "localhost"},
+        **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"},
+        **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+    }
+    for name, value in batch_step.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    machine = Machine.of({"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+    with pytest.raises(vpns.UserError, match=r"2 processes, .*: put srun before the command"):
+        connect(machine)
