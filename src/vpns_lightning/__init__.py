@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         SynFlow,
         Wanda,
     )
+    from vpns_lightning.report.frames import masks, results
     from vpns_lightning.runs.loading import load
     from vpns_lightning.stages import (
         EMA,
@@ -139,6 +140,7 @@ _HOMES = {
     ),
     "training.pipeline": ("fit_stages",),
     "runs.loading": ("load",),
+    "report.frames": ("results", "masks"),
     "exporting": ("export",),
     "base.errors": ("UserError",),
 }
@@ -201,6 +203,8 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
     "SWA",
     "fit_stages",
     "load",
+    "results",
+    "masks",
     "export",
     "UserError",
 ]
