@@ -176,7 +176,8 @@ def _print_best(console: Console, grid: GridRun) -> None:
         for names, levels in accuracies.items()
         for level, values in [max(levels.items(), key=lambda item: statistics.fmean(item[1]))]
     ]
-    shown = Table(title="best of each method, test accuracy in %", title_justify="left", box=None)
+    console.print("best of each method, test accuracy in %:", highlight=False)
+    shown = Table(box=None)
     shown.add_column("method", overflow="fold")
     for name in ("accuracy", "seeds", "at sparsity"):
         shown.add_column(name, justify="right", no_wrap=True)
