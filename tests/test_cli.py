@@ -328,6 +328,8 @@ def test_the_help_of_fit_fits_a_few_screens_and_its_headings_are_keys(
         (("--find", "3"), "find is a section with keys of its own"),
         (("--trainer.devices", "-2"), "trainer: "),
         (("--trainer.precision", "fp8"), "trainer.precision is one of"),
+        (("--trainer.logger", "TensorBoardLogger"), "TensorBoardLogger needs save_dir: --trainer"),
+        (("--tune.lr_scheduler", "StepLR"), "StepLR needs step_size"),
     ],
 )
 def test_a_wrong_value_names_key_value_and_what_is_allowed(
@@ -561,3 +563,34 @@ def test_a_null_stays_a_null_in_the_stored_config(config: Path) -> None:
     record = as_record(parser, chosen)
     assert record["find"]["pruner"]["init_args"] == {"power": None}
     assert record["find"]["lr_scheduler"] is None
+
+
+def test_the_completion_script_knows_subcommands_keys_and_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    cli.main(["--print_completion", "bash"])
+    script = tmp_path / "vpns.sh"
+    script.write_text(capsys.readouterr().out)
+    assert script.stat().st_size < 100_000
+    for typed, expected in (
+        ("f", {"fit"}),
+        ("fit --find.prun", {"--find.pruner"}),
+        ("fit --find.pruner Hy", {"Hydra"}),
+        ("fit --network.backbone vgg16", {"vgg16", "vgg16_bn"}),
+        ("data pre", {"prepare"}),
+        ("grid --engine ra", {"ray"}),
+        ("test --ru", {"--run"}),
+    ):
+        code = (
+            f"source {script}; COMP_WORDS=(vpns {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1));"
+            '_shtab_vpns; printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        printed = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+        assert set(printed.stdout.split()) == expected, typed
+    cli.main(["--print_completion", "zsh"])
+    assert "#compdef vpns" in capsys.readouterr().out
+
+
+def test_a_shell_without_completion_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "bash, zsh" in refusal(capsys, "--print_completion", "fish")
+    assert "name of a shell" in refusal(capsys, "--print_completion")

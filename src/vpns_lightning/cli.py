@@ -1,7 +1,8 @@
 """The ``vpns`` command; nothing heavy is imported before a subcommand needs it."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
 from vpns_lightning._version import __version__
@@ -58,19 +59,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(_help())
     elif command in {"-V", "--version"}:
         print(f"vpns {__version__}")
+    elif command == "--print_completion":
+        _guarded(lambda: _print_completion(arguments[1:]))
     elif command not in COMMANDS:
         allowed = ", ".join(COMMANDS)
         _refuse(f"unknown subcommand {command!r}{nearest(command, COMMANDS)}; allowed: {allowed}")
     else:
-        module, _ = COMMANDS[command]
-        # those of the Lightning CLI are told which of them was asked for
-        _run(module, arguments if module == "lightning_cli" else arguments[1:])
+        _guarded(lambda: _run(command, arguments[1:]))
 
 
-def _run(name: str, arguments: list[str]) -> None:
+def _run(command: str, options: list[str]) -> None:
+    module, _ = COMMANDS[command]
+    # those of the Lightning CLI are told which of them was asked for
+    arguments = [command, *options] if module == "lightning_cli" else options
+    import_module(f"vpns_lightning.commands.{module}").run(arguments)
+
+
+def _print_completion(shells: list[str]) -> None:
+    if len(shells) != 1:
+        raise UserError("--print_completion needs the name of a shell: bash or zsh")
+    completion = import_module("vpns_lightning.commands.completion")
+    commands = {name: (purpose, partial(_run, name)) for name, (_, purpose) in COMMANDS.items()}
+    print(completion.script(shells[0], commands))
+
+
+def _guarded(work: Callable[[], None]) -> None:
     try:
         with listening():  # from here on, also while libraries are imported
-            import_module(f"vpns_lightning.commands.{name}").run(arguments)
+            work()
     except UserError as error:
         _refuse(str(error))
     except KeyboardInterrupt:
@@ -96,6 +112,9 @@ def _help() -> str:
             *lines,
             "",
             EXAMPLES,
+            "",
+            "completion: vpns --print_completion bash > "
+            "~/.local/share/bash-completion/completions/vpns",
         ]
     )
 

@@ -13,14 +13,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
+from vpns_lightning.base.renamed import RENAMED_STAGES
 from vpns_lightning.base.trust import trust
 from vpns_lightning.commands.diagnosis import SECTIONS, explained
 from vpns_lightning.commands.keys import Parser, ParsingError
 from vpns_lightning.runs.loading import check_class_paths, check_untyped, guard
 
 CONFIG = ("--config", "-c")
-# keys of version 0.1.0 that have another name now
-RENAMED = {"prompt": "prompt_tuning"}
 
 
 def parse(
@@ -53,7 +52,7 @@ def parse(
 def with_present_names(arguments: Sequence[str]) -> list[str]:
     """Return a command line whose options and configs use the present names of keys."""
     present = changed(arguments, CONFIG, lambda path: [f"--config={_config_of_today(path)}"])
-    for old, new in RENAMED.items():
+    for old, new in RENAMED_STAGES.items():
         for place, word in enumerate(present):
             if re.match(rf"--{old}([.=]|$)", word):
                 say(f"{old} is called {new} now: --{new}")
@@ -101,12 +100,12 @@ def _config_of_today(path: str) -> str:
     if path.lstrip().startswith("{") or not os.path.isfile(file):
         return path
     content = read_config_file(file)
-    found = [old for old in RENAMED if isinstance(content, dict) and old in content]
+    found = [old for old in RENAMED_STAGES if isinstance(content, dict) and old in content]
     if not found:
         return path
     for old in found:
-        say(f"{path}: {old} is called {RENAMED[old]} now")
-        content[RENAMED[old]] = content.pop(old)
+        say(f"{path}: {old} is called {RENAMED_STAGES[old]} now")
+        content[RENAMED_STAGES[old]] = content.pop(old)
     return json.dumps(content)
 
 

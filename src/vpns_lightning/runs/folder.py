@@ -9,6 +9,7 @@ import yaml
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import lock, sweep_temporaries, write_text
+from vpns_lightning.base.renamed import RENAMED_STAGES, with_present_stages
 from vpns_lightning.runs.record import RunRecord, read_record
 
 SHOWN = 10  # differing keys that a refusal names
@@ -60,7 +61,10 @@ class RunFolder:
         self.result = self.path / "result.json"
 
     def checkpoint(self, stage: str) -> Path:
-        """Return the checkpoint path of a stage."""
+        """Return the checkpoint path of a stage, under its old name where it was begun so."""
+        for old, new in RENAMED_STAGES.items():
+            if new == stage and (self.path / old).is_dir():
+                return self.path / old / "last.ckpt"
         return self.path / stage / "last.ckpt"
 
     def make(self) -> None:
@@ -106,7 +110,7 @@ class RunFolder:
                 f"{self.config} is damaged, so what was run here is not known: delete the folder "
                 "to run it again"
             )
-        return config
+        return with_present_stages(config)
 
     def keep_config(self, config: Mapping[str, Any]) -> None:
         """Store the config of a new run, or compare it with that of the run begun here.

@@ -4,6 +4,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from vpns_lightning.base.renamed import present_stage
+
 COLUMNS = ("stage", "epoch", "step", "metric", "value")
 
 
@@ -16,7 +18,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         for row in csv.DictReader(file):
             try:
                 numbers = {"epoch": int(row["epoch"]), "step": int(row["step"])}
-                rows.append({**row, **numbers, "value": float(row["value"])})
+                stage = present_stage(row["stage"])
+                rows.append({**row, **numbers, "stage": stage, "value": float(row["value"])})
             except (TypeError, ValueError):
                 continue
     return rows

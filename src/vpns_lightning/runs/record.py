@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from vpns_lightning._version import __version__
 from vpns_lightning.base.files import write_text
+from vpns_lightning.base.renamed import present_stage, with_present_stages
 
 SCHEMA = 1
 Value = TypeVar("Value")
@@ -20,8 +21,6 @@ Stated: TypeAlias = Value | UnsetType
 Settings: TypeAlias = dict[str, Any]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Sparsity: TypeAlias = Annotated[float, Meta(ge=0, lt=1)]
-# names that stages had, and have now
-RENAMED_STAGES = {"prompt": "prompt_tuning"}
 
 
 class Accuracy(Struct, frozen=True, kw_only=True):
@@ -371,9 +370,9 @@ def _current(plain: dict[str, Any]) -> dict[str, Any]:
     """Return what an older version wrote with the names that stages have now."""
     for key in ("stages", "views", "budget", "optimizers"):
         if isinstance(plain.get(key), dict):
-            plain[key] = {RENAMED_STAGES.get(k, k): v for k, v in plain[key].items()}
+            plain[key] = with_present_stages(plain[key])
     if isinstance(plain.get("stage"), str):
-        plain["stage"] = RENAMED_STAGES.get(plain["stage"], plain["stage"])
+        plain["stage"] = present_stage(plain["stage"])
     return plain
 
 

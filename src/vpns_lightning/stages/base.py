@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from vpns_lightning._version import __version__
 from vpns_lightning.base.batches import Batch, Stream
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.renamed import present_stage
 from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
@@ -348,7 +349,7 @@ class Stage(pl.LightningModule, ABC):
             UserError: The checkpoint is not of this stage, or of a newer schema.
         """
         about = checkpoint.get("vpns", {})
-        if about.get("stage") != self.name:
+        if present_stage(str(about.get("stage"))) != self.name:
             raise UserError(
                 f"the checkpoint is of stage {about.get('stage')!r}, but {self.name!r} was to be "
                 "resumed: its epochs and scores would be wrong here"
