@@ -50,8 +50,8 @@ PACKAGES: dict[str, set[str]] = {
     "pruners": {"torch", "safetensors"},
     # MixUp and CutMix are torchvision's
     "stages": {"torch", "torchvision", "lightning", "torchmetrics", "rich"},
-    # scipy for the quantiles of Student's t
-    "report": {"matplotlib", "msgspec", "scipy", "yaml"},
+    # scipy for the quantiles of Student's t, W&B only where a report is sent there
+    "report": {"matplotlib", "msgspec", "scipy", "wandb", "yaml"},
     "cli": set(),
 }
 # whatever imports these sits at the top; nothing below may
