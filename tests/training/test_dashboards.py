@@ -17,6 +17,7 @@ import vpns_lightning as vpns
 from toy_run import KillAt, Killed, Parts
 from vpns_lightning import cli
 from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.stages import STAGES as ALL_STAGES
 from vpns_lightning.training.dashboards.facts import flat
 from vpns_lightning.training.dashboards.pictures import example_pictures, prompt_picture
 from vpns_lightning.training.loggers import logger_arguments, wandb_arguments
@@ -269,6 +270,12 @@ def test_a_resumed_csv_keeps_what_was_written_before(tmp_path: Path) -> None:
     )
     (tmp_path / "csv" / "run" / "find").mkdir(parents=True)
     assert logger_arguments(path, given, tmp_path / "run", "find")["version"] == "find-2"
+
+
+def test_the_page_names_every_stage_as_a_job_type() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "wandb.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith("| job type |"))
+    assert row.split("`")[1::2] == list(ALL_STAGES)
 
 
 def test_log_artifacts_needs_a_logger_that_keeps_files(

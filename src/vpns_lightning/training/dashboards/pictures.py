@@ -89,7 +89,9 @@ def example_pictures(
     network.eval()
     images = data.eval_transform(images.to(device))
     with autocast(precision, device):
-        logits = network(images).float()
+        # no more at once than the device is known to hold
+        parts = [network(part) for part in images.split(data.batch_size)]
+    logits = torch.cat(parts).float()
     chosen = _chosen((logits.argmax(1).cpu() == labels).tolist())
     images = images[chosen]
     canvas = images if network.prompt is None else pad_to_canvas(images, network.input_side())
