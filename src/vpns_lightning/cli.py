@@ -33,6 +33,7 @@ COMMANDS = {
         "data",
         "check a data set, or prepare it for runs: download, decode images once",
     ),
+    "configs": ("configs", "list the configs that come with vpns, or copy them"),
 }
 EXAMPLES = """\
 examples:

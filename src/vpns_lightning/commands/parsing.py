@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
 from vpns_lightning.base.renamed import RENAMED_STAGES
+from vpns_lightning.base.shipped import config_file
 from vpns_lightning.base.trust import trust
 from vpns_lightning.commands.diagnosis import SECTIONS, explained
 from vpns_lightning.commands.keys import Parser, ParsingError
@@ -95,9 +95,11 @@ def taken(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], li
 
 def _config_of_today(path: str) -> str:
     """Return a config file's path, or its content under present names where it uses old ones."""
+    if path.lstrip().startswith("{"):
+        return path
+    path = str(config_file(path))
     file = Path(path)
-    # of os, which says no of a name that is too long, where pathlib raises
-    if path.lstrip().startswith("{") or not os.path.isfile(file):
+    if not file.is_file():
         return path
     content = read_config_file(file)
     found = [old for old in RENAMED_STAGES if isinstance(content, dict) and old in content]
