@@ -328,6 +328,8 @@ def test_the_help_of_fit_fits_a_few_screens_and_its_headings_are_keys(
         (("--find", "3"), "find is a section with keys of its own"),
         (("--trainer.devices", "-2"), "trainer: "),
         (("--trainer.precision", "fp8"), "trainer.precision is one of"),
+        (("--trainer.logger", "TensorBoardLogger"), "TensorBoardLogger needs save_dir: --trainer"),
+        (("--tune.lr_scheduler", "StepLR"), "StepLR needs step_size"),
     ],
 )
 def test_a_wrong_value_names_key_value_and_what_is_allowed(

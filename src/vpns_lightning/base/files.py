@@ -99,6 +99,8 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
     Raises:
         UserError: The file cannot be opened for writing.
     """
+    # not filelock: where flock is missing it either refuses, or falls back to a file that is the
+    # lock and outlives a killed process, so that its run could not be resumed
     import fcntl  # POSIX only, like everything that runs on a cluster
 
     try:

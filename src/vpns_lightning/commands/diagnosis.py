@@ -57,10 +57,20 @@ def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
     """
     known = _keys(parser)
     chosen: dict[str, type] = {}
-    for key, value in _given(arguments):
+    given = list(_given(arguments))
+    for key, value in given:
         problem = _problem(key, value, known, chosen)
         if problem:
             return UserError(problem)
+    for key, cls in chosen.items():
+        needed = _required(cls) - {name.removeprefix(f"{key}.") for name, _ in given}
+        needed -= {name.removeprefix(f"{key}.init_args.") for name, _ in given}
+        if needed:
+            one = min(needed)
+            return UserError(
+                f"{key}: {cls.__name__} needs {', '.join(sorted(needed))}: --{key}.{one} VALUE, "
+                f"or in a config {one} under init_args"
+            )
     return UserError(" ".join(message.split()))
 
 
@@ -163,6 +173,16 @@ def options_of(cls: type) -> dict[str, Any]:
         if own and not passes_on:
             break
     return options
+
+
+def _required(cls: type) -> set[str]:
+    """Return the arguments that a class has no default for, but for what a stage hands it."""
+    handed = {Optimizer: "params", LRScheduler: "optimizer"}
+    return {
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is inspect.Parameter.empty and parameter.kind not in SOURCES
+    } - {name for base, name in handed.items() if issubclass(cls, base)}
 
 
 def _hints(cls: type) -> dict[str, Any]:
