@@ -58,10 +58,10 @@ def _configuration() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made of the parser when this site was built. A config file has these sections; every key is",
-        "an option of `vpns fit` too: `--find.sparsity 0.8`. `vpns fit --print_config` shows all keys",
-        "and values of a config, `vpns fit --find.pruner.help LTH` the arguments of one class,",
-        "`vpns schema` what editors read.",
+        "Made of the parser when this site was built. A config file has these sections; every",
+        "key is an option of `vpns fit` too: `--find.sparsity 0.8`. `vpns fit --print_config`",
+        "shows all keys and values of a config, `vpns fit --find.pruner.help LTH` the arguments",
+        "of one class, `vpns schema` what editors read.",
         "",
     ]
     for name in SECTIONS:
