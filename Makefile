@@ -42,8 +42,8 @@ format: .venv/.installed ## format the code
 bench: .venv/.installed ## measure what docs/performance.md states, ratios in one interleaved run
 	$(BIN)/python benchmarks/run_all.py
 
-notebooks: .venv/.installed ## execute the notebooks
-	$(BIN)/python -m pytest --nbmake notebooks
+notebooks: .venv/.installed ## execute the notebooks and keep their outputs (minutes)
+	$(BIN)/python scripts/site/execute_notebooks.py
 
 docs: .venv/.installed ## the documentation as a site, in site/; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
