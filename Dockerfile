@@ -10,9 +10,9 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim
 COPY --from=wheel /wheels /wheels
-# where a kernel is compiled (--network.compile), it is compiled by gcc
+# what --network.compile compiles with
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && apt-get install -y --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/* \
     && pip install --no-cache-dir "$(ls /wheels/*.whl)[export,timm]" \
     && rm -rf /wheels

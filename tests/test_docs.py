@@ -1,5 +1,6 @@
 """The README and the pages: short, linked, in the site; their commands are understood and run."""
 
+import os
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ import torch
 import yaml
 from torchvision.transforms.functional import to_pil_image
 
+import vpns_lightning
 from vpns_lightning import cli
 from vpns_lightning.base.shipped import config_file
 
@@ -106,6 +108,12 @@ def test_every_page_is_in_the_site_and_the_readme_leads_to_it() -> None:
     assert [page for page in pages - {"index.md", "api.md"} if f"(docs/{page}" not in readme] == []
 
 
+def test_the_api_page_has_every_public_name_and_no_other() -> None:
+    paths = re.findall(r"^::: ([\w.]+)$", (DOCS / "api.md").read_text(), re.M)
+    named = {path.rpartition(".")[2] for path in paths}
+    assert named == set(vpns_lightning.__all__) - {"__version__"}
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=command_id)
 def test_a_command_of_the_pages_exists(command: Command) -> None:
     subcommand, *options = command.words
@@ -178,7 +186,9 @@ def test_marked_commands_run_on_toy_data(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the site needs the extra [docs]")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
-    subprocess.run([*build, "--site-dir", str(tmp_path / "site")], cwd=ROOT, check=True)
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "JSONARGPARSE_DEPRECATION_WARNINGS": "off"}
+    site = str(tmp_path / "site")
+    subprocess.run([*build, "--site-dir", site], cwd=ROOT, env=quiet, check=True)
     keys = (tmp_path / "site" / "configuration.html").read_text()
     for key in ("sparsity", "canvas_size", "batch_size", "limit_train_batches", "fraction"):
         assert f"<code>{key}</code>" in keys

@@ -1,6 +1,7 @@
 """`vpns schema`: every shipped config fits it, what is wrong does not, editors find it."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -24,6 +25,12 @@ def validator(kind: str) -> Draft202012Validator:
     schema = json.loads((CONFIGS / "schema" / f"{kind}.json").read_text())
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
+
+
+def test_every_reference_of_the_schema_leads_to_a_definition() -> None:
+    text = (CONFIGS / "schema" / "config.json").read_text()
+    named = set(re.findall(r'"\$ref": "#/\$defs/(\w+)"', text))
+    assert named == json.loads(text)["$defs"].keys()
 
 
 def kind_of(path: Path) -> str:

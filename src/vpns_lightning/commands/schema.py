@@ -8,8 +8,10 @@ may be named as configs name it, and a file may be an overlay.
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
@@ -31,6 +33,7 @@ OPEN = ("backbone", "loss", "average", "strategy", "plugins", "accelerator")
 GIVEN = ("params", "network", "num_classes", "seed")
 # classes of Lightning, of which the names are listed and no arguments
 NAMED_ONLY = ("logger", "callbacks", "profiler")
+PLAIN = (int, float, str, bool, type(None), dict, list, Path, Ellipsis)
 Schema = dict[str, Any]
 
 
@@ -131,11 +134,18 @@ def _class(name: str) -> Schema:
 
 def _section(owner: type, skip: Iterable[str] = ()) -> Schema:
     """Return the schema of the arguments of a class."""
-    names = options_of(owner).keys() - {*GIVEN, *skip}
+    hints = options_of(owner)
+    names = hints.keys() - {*GIVEN, *skip}
+    # the parser imports the classes it describes, which the rule for configs may forbid
+    mixed = {name for name in names - {*CLASSES, *OPEN} if not _is_plain(hints[name])}
 
     def add(parser: ArgumentParser) -> None:
-        leave = {*CLASSES, *OPEN, *GIVEN, *skip}
+        leave = {*CLASSES, *OPEN, *GIVEN, *skip, *mixed}
         parser.add_class_arguments(owner, "own", skip=leave, fail_untyped=False)
+        for name in sorted(mixed):
+            kinds = [kind for kind in get_args(hints[name]) if _is_plain(kind)]
+            if kinds:
+                parser.add_argument(f"--own.{name}", type=reduce(or_, kinds))
 
     plain = _described(add).get("own", {}).get("properties", {})
     properties: Schema = {name: plain[name] for name in plain if name in names}
@@ -147,6 +157,14 @@ def _section(owner: type, skip: Iterable[str] = ()) -> Schema:
         many = [{"type": "array", "items": one}] if name in {"logger", "callbacks"} else []
         properties[name] = {"anyOf": [one, *many, {"type": ["null", "boolean"]}]}
     return _object(properties)
+
+
+def _is_plain(annotation: Any) -> bool:
+    """Return whether a type is made of plain values alone, without classes to import."""
+    if get_origin(annotation) is Literal:
+        return True
+    parts = get_args(annotation)
+    return all(map(_is_plain, parts)) if parts else annotation in PLAIN
 
 
 def _described(add: Callable[[ArgumentParser], object]) -> Schema:
