@@ -50,8 +50,9 @@ PACKAGES: dict[str, set[str]] = {
     "pruners": {"torch", "safetensors"},
     # MixUp and CutMix are torchvision's
     "stages": {"torch", "torchvision", "lightning", "torchmetrics", "rich"},
-    # scipy for the quantiles of Student's t, W&B only where a report is sent there
-    "report": {"matplotlib", "msgspec", "scipy", "wandb", "yaml"},
+    # scipy for the quantiles of Student's t; pandas only where data frames are asked for, W&B where
+    # a report is sent there
+    "report": {"matplotlib", "msgspec", "numpy", "pandas", "scipy", "wandb", "yaml"},
     "cli": set(),
 }
 # whatever imports these sits at the top; nothing below may
@@ -141,6 +142,9 @@ def test_the_table_has_no_circle() -> None:
         ("vpns_lightning.sparsity", "torchvision"),
         ("vpns_lightning.pruners", "lightning"),
         ("vpns_lightning.commands.report", "torch"),
+        ("vpns_lightning.commands.ls", "torch"),
+        ("vpns_lightning.commands.compare", "torch"),
+        ("vpns_lightning.report.frames", "pandas"),
     ],
 )
 def test_importing_a_room_does_not_load_what_it_must_not_know(module: str, absent: str) -> None:
