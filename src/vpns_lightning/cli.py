@@ -29,6 +29,8 @@ COMMANDS = {
         "grid",
         "many runs: methods x data x sparsities x seeds; run again for what is missing",
     ),
+    "ls": ("ls", "list runs: method, data, sparsity, accuracy, seeds, state, age"),
+    "compare": ("compare", "two runs: settings that differ, curves, overlap of masks, difference"),
     "report": ("report", "draw figures, tables and a page from finished runs"),
     "data": (
         "data",

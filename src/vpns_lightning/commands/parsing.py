@@ -99,10 +99,10 @@ def _config_of_today(path: str) -> str:
     if path.lstrip().startswith("{"):
         return path
     path = str(config_file(path))
-    file = Path(path)
-    if not file.is_file():
+    # of os, which says no of a name that is too long, where pathlib raises
+    if not os.path.isfile(path):
         return path
-    content = read_config_file(file)
+    content = read_config_file(Path(path))
     found = [old for old in RENAMED_STAGES if isinstance(content, dict) and old in content]
     if not found:
         return path
@@ -119,7 +119,6 @@ def read_config_file(path: Path) -> Any:
         UserError: The file is missing, is no YAML, or names a class of a package that nobody named
             on the command line.
     """
-    # of os, which says no of a name that is too long, where pathlib raises
     if os.path.isdir(path):
         raise UserError(f"config file {path} is a folder: name a file in it")
     try:

@@ -16,6 +16,7 @@ from vpns_lightning.report.page import PAGE_IDS, write_page
 from vpns_lightning.report.panels import Drawn, Report
 from vpns_lightning.report.runs import Run, read_results, rows, to_csv
 from vpns_lightning.report.statistics import difference_table, differences_csv
+from vpns_lightning.report.styles import LOOKS, Look
 from vpns_lightning.report.tables import (
     cost_tables,
     data_table,
@@ -33,6 +34,7 @@ def make_report(
     *,
     only: Sequence[str] = (),
     configs: Path | None = None,
+    look: Look = LOOKS["screen"],
 ) -> Report:
     """Read results, write the report.
 
@@ -42,6 +44,7 @@ def make_report(
         only: Ids to draw, of the paper or names of grids; all where empty.
         configs: Folder of config files, for the table of hyper-parameters; those that come with
             the package where None.
+        look: Sizes and formats of the figures.
 
     Raises:
         UserError: There are no results, an id is unknown or has no runs, or a figure that was
@@ -62,7 +65,7 @@ def make_report(
             report.lacking[definition.id] = how_to_make(definition.id)
         else:
             report.drawn.append(drawn)
-    _write(report, output)
+    _write(report, output, look)
     _complain(report, only)
     return report
 
@@ -114,7 +117,7 @@ def how_to_make(name: str) -> str:
     return "; ".join(f"vpns grid {file}" for file in files)
 
 
-def _write(report: Report, output: Path) -> None:
+def _write(report: Report, output: Path, look: Look) -> None:
     def text(name: str, content: str) -> None:
         write_text(output / name, content)
         report.files.append(output / name)
@@ -126,9 +129,10 @@ def _write(report: Report, output: Path) -> None:
         name = drawn.definition.file
         head = f"## {drawn.definition.id}: {drawn.definition.title}\n"
         text(f"{name}.md", "\n".join([head, *map(to_markdown, drawn.tables)]))
-        text(f"{name}.tex", "\n".join(map(to_latex, drawn.tables)))
+        labels = (f"{name}-{i}" if i > 1 else name for i in range(1, len(drawn.tables) + 1))
+        text(f"{name}.tex", "\n".join(map(to_latex, drawn.tables, labels)))
         if drawn.exhibit is not None:
-            report.files += draw(drawn.exhibit, output)
+            report.files += draw(drawn.exhibit, output, look)
     report.files.append(write_page(report, output))
 
 
