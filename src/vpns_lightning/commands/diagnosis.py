@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -57,10 +58,20 @@ def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
     """
     known = _keys(parser)
     chosen: dict[str, type] = {}
-    for key, value in _given(arguments):
+    given = list(_given(arguments))
+    for key, value in given:
         problem = _problem(key, value, known, chosen)
         if problem:
             return UserError(problem)
+    for key, cls in chosen.items():
+        needed = _required(cls) - {name.removeprefix(f"{key}.") for name, _ in given}
+        needed -= {name.removeprefix(f"{key}.init_args.") for name, _ in given}
+        if needed:
+            one = min(needed)
+            return UserError(
+                f"{key}: {cls.__name__} needs {', '.join(sorted(needed))}: --{key}.{one} VALUE, "
+                f"or in a config {one} under init_args"
+            )
     return UserError(" ".join(message.split()))
 
 
@@ -113,12 +124,19 @@ def _of_class(key: str, rest: str, value: object, chosen: dict[str, type]) -> st
     """Return what is wrong with the class that a key names, or with an argument of it."""
     base = CLASSES[key.rpartition(".")[2]]
     if rest in {"", "class_path"}:
+        if any(_is_number(item) for item in (value if isinstance(value, list) else [value])):
+            return f"{key} names a class, got {value!r}; allowed: {_listed(classes(base))}"
         name = value.get("class_path") if isinstance(value, Mapping) else value
         return _of_name(key, base, name, chosen) if isinstance(name, str) else None
     if rest == "help" or rest.startswith("dict_kwargs"):
         return None
     name = rest.removeprefix("init_args.").partition(".")[0].removesuffix("+")
     cls = chosen.get(key)
+    if cls is None and base in {Optimizer, LRScheduler} and not isinstance(value, Mapping):
+        return (
+            f"{key}.{name} is an option of a class that was not named: give --{key} NAME before "
+            f"it; allowed: {_listed(classes(base))}"
+        )
     if rest == "init_args" or cls is None:
         return None
     allowed = _options(cls)
@@ -165,6 +183,16 @@ def _options(cls: type) -> dict[str, Any]:
     return options
 
 
+def _required(cls: type) -> set[str]:
+    """Return the arguments that a class has no default for, but for what a stage hands it."""
+    handed = {Optimizer: "params", LRScheduler: "optimizer"}
+    return {
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is inspect.Parameter.empty and parameter.kind not in SOURCES
+    } - {name for base, name in handed.items() if issubclass(cls, base)}
+
+
 def _hints(cls: type) -> dict[str, Any]:
     try:
         return get_type_hints(cls.__init__)  # type: ignore[misc]  # of a class at hand
@@ -176,15 +204,19 @@ def _unfit(owner: type, name: str, key: str, value: object) -> str | None:
     """Return that a value is not of the kind an argument takes, judged by the parser itself."""
     annotation = _options(owner).get(name, Any)
     kinds = _in_words(annotation)
-    if kinds is None:
+    if kinds is None and not _is_number(value):
         return None
     probe = ArgumentParser(exit_on_error=False)
     probe.add_argument("--value", type=annotation)
     try:
         probe.parse_object({"value": value})
     except Exception:  # whatever the parser says, the value does not fit
-        return f"{key} is {kinds}, got {value!r}"
+        return f"{key} is {kinds or 'no number'}, got {value!r}"
     return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _in_words(annotation: Any) -> str | None:
@@ -196,8 +228,8 @@ def _in_words(annotation: Any) -> str | None:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in {Union, types.UnionType}:
-        parts = [_in_words(part) for part in get_args(annotation)]
-        return None if None in parts else " or ".join(part for part in parts if part)
+        parts = [_in_words(part) for part in get_args(annotation) if part is not Tensor]
+        return None if None in parts else " or ".join(dict.fromkeys(part for part in parts if part))
     return None
 
 

@@ -23,6 +23,7 @@ from vpns_lightning.commands.keys import (
     default_folder,
 )
 from vpns_lightning.commands.measuring import classify, measure
+from vpns_lightning.commands.naming import naming_parts
 from vpns_lightning.commands.parsing import import_plugins, parse, taken
 from vpns_lightning.commands.trainer_section import machine_of
 from vpns_lightning.data import ImageData
@@ -278,11 +279,12 @@ def run(arguments: Sequence[str]) -> None:
     subcommand, *options = arguments
     if not options:
         raise UserError(BARE[subcommand])
-    if subcommand == "fit":
-        VPNsCLI([subcommand, *_from_run(options)])
-        return
-    for each in _for_each_run(subcommand, options):
-        VPNsCLI([subcommand, *each])
+    with naming_parts():
+        if subcommand == "fit":
+            VPNsCLI([subcommand, *_from_run(options)])
+            return
+        for each in _for_each_run(subcommand, options):
+            VPNsCLI([subcommand, *each])
 
 
 def _from_run(options: Sequence[str]) -> list[str]:

@@ -116,9 +116,10 @@ def read_config_file(path: Path) -> Any:
         UserError: The file is missing, is no YAML, or names a class of a package that nobody named
             on the command line.
     """
+    # of os, which says no of a name that is too long, where pathlib raises
+    if os.path.isdir(path):
+        raise UserError(f"config file {path} is a folder: name a file in it")
     try:
-        if path.is_dir():
-            raise UserError(f"config file {path} is a folder: name a file in it")
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist") from None
@@ -126,12 +127,15 @@ def read_config_file(path: Path) -> Any:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"config file {path} is no YAML: {error}") from None
-    if isinstance(content, dict) and content.get("config"):
+    if not isinstance(content, dict):
+        held = "is empty" if content is None else f"holds {type(content).__name__}, not keys"
+        raise UserError(f"config file {path} {held}: configs/quickstart.yaml shows one")
+    if content.get("config"):
         raise UserError(
             f"config file {path} names other config files: name them on the command line, one "
             "--config after another"
         )
-    for section in SECTIONS if isinstance(content, dict) else ():
+    for section in SECTIONS:
         # a text names a file with the section's keys
         if not isinstance(content.get(section) or {}, dict | str):
             raise UserError(

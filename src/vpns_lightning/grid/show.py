@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.grid.estimate import stage_epochs
 from vpns_lightning.grid.schedule import GridRun, Progress, last_lines
 from vpns_lightning.runs.metrics import read_metrics
@@ -113,7 +114,10 @@ def line(grid: GridRun, each: Progress) -> str:
 def position(each: Progress) -> tuple[str, str]:
     """Return ``find 3/30`` and the latest accuracy of a running cell, from its metrics."""
     epochs = stage_epochs(each.cell.config)
-    rows = read_metrics(each.run.metrics)
+    try:
+        rows = read_metrics(each.run.metrics)
+    except UserError:  # the run itself says what is wrong with it
+        rows = []
     if not rows:
         return f"{next(iter(epochs))} 0/{next(iter(epochs.values()))}", ""
     stage = rows[-1]["stage"]

@@ -103,8 +103,12 @@ class RunFolder:
         if not self.config.is_file():
             raise UserError(f"{self.path} is no run folder: it has no config.yaml")
         config = None
-        with suppress(OSError, ValueError, yaml.YAMLError):
-            config = yaml.safe_load(self.config.read_text())
+        try:
+            text = self.config.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be read: {error.strerror}") from None
+        with suppress(ValueError, yaml.YAMLError, RecursionError):
+            config = yaml.safe_load(text)
         if not isinstance(config, dict):
             raise UserError(
                 f"{self.config} is damaged, so what was run here is not known: delete the folder "

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from vpns_lightning.base.files import whole_file, write_text
+from vpns_lightning.base.files import whole_file, write_text, writing
 from vpns_lightning.runs.grid_cell import grid_record
 from vpns_lightning.runs.metrics import COLUMNS, read_metrics
 from vpns_lightning.stages import STAGES
@@ -56,7 +56,7 @@ class MetricsCSV(Logger):
             if "/" in name
         ]
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with writing(self.path), self.path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)

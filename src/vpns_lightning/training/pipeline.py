@@ -25,6 +25,7 @@ from vpns_lightning.runs.evaluation import evaluate
 from vpns_lightning.runs.folder import RunFolder, method_parts
 from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
+from vpns_lightning.runs.metrics import read_metrics
 from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
 from vpns_lightning.runs.settings import as_before, outline
 from vpns_lightning.runs.source import keep_found, source_of, take_found
@@ -177,6 +178,8 @@ class _Run:
     def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
         """Run the stages that are left, then write the results."""
         self.find = find
+        if is_first_process():
+            read_metrics(self.run.metrics)  # what cannot be read is said before anything is trained
         left = self._resume(stages)
         if left and is_first_process():
             self.data.prepare_data()
