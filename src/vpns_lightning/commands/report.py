@@ -11,6 +11,7 @@ from vpns_lightning.report.further import FURTHER
 from vpns_lightning.report.make import make_report
 from vpns_lightning.report.panels import Report
 from vpns_lightning.report.styles import FORMATS, LOOKS, PRINT_DPI, WIDTHS, Look
+from vpns_lightning.report.wandb_run import send
 
 
 class _Parser(argparse.ArgumentParser):
@@ -22,8 +23,8 @@ def run(arguments: Sequence[str]) -> None:
     """Run ``vpns report``.
 
     Raises:
-        UserError: The command line is wrong, there are no results, or a figure that was asked for
-            cannot be drawn.
+        UserError: The command line is wrong, there are no results, a figure that was asked for
+            cannot be drawn, or W&B does not take the report.
     """
     ids = "\n".join(f"  {d.id:<7} {d.title}" for d in DEFINITIONS)
     names = "\n".join(f"  {figure.name:<13} {figure.title}" for figure in FURTHER)
@@ -47,11 +48,16 @@ def run(arguments: Sequence[str]) -> None:
         "--configs", type=Path, default=Path("configs"), help="config files, read for tabA2"
     )
     _add_look(parser)
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log tables, charts and figures as one W&B run too"
+    )
     given = parser.parse_args(list(arguments))
     report = make_report(
         given.runs, given.output, only=given.only, configs=given.configs, look=_look(given)
     )
     print(_closing(report, given.output))
+    if given.wandb:
+        print(send(report, given.output, given.wandb))
 
 
 def _add_look(parser: argparse.ArgumentParser) -> None:
