@@ -9,10 +9,10 @@ from safetensors.numpy import save_file
 from toy_results import as_run, grid, result, write
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.report.further import densities, gains, overlaps, prompt_norms
 from vpns_lightning.report.groups import groups_of
 from vpns_lightning.report.make import make_report
 from vpns_lightning.report.runs import Run, read_results
+from vpns_lightning.report.series import densities, gains, overlaps, prompt_norms
 
 
 def methods_of(*results: dict[str, Any]) -> dict[str, list[Run]]:
