@@ -36,6 +36,8 @@ COMMANDS = {
         "data",
         "check a data set, or prepare it for runs: download, decode images once",
     ),
+    "configs": ("configs", "list the configs that come with vpns, or copy them"),
+    "schema": ("schema", "print the JSON schema of a config, by which editors complete and check"),
 }
 EXAMPLES = """\
 examples:

@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
         help="draw these alone: an id of the paper, or the name of a grid",
     )
     parser.add_argument(
-        "--configs", type=Path, default=Path("configs"), help="config files, read for tabA2"
+        "--configs", type=Path, help="config files, read for tabA2; those of vpns where left out"
     )
     _add_look(parser)
     parser.add_argument(
