@@ -573,7 +573,8 @@ def test_the_completion_script_knows_subcommands_keys_and_names(
         ("test --ru", {"--run"}),
     ):
         code = (
-            f"source {script}; COMP_WORDS=(vpns {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1));"
+            f"source '{script}'; COMP_WORDS=(vpns {typed});"
+            "COMP_CWORD=$((${#COMP_WORDS[@]} - 1));"
             '_shtab_vpns; printf "%s\\n" "${COMPREPLY[@]}"'
         )
         printed = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)

@@ -45,18 +45,19 @@ def _folders(folder: Path, classes: list[str], count: int, size: tuple[int, int]
             _save(folder / name / f"{name}_{index}.png", label * count + index, size)
 
 
-def _names(prefix: str, count: int) -> list[str]:
+def class_names(prefix: str, count: int) -> list[str]:
+    """Return names of classes."""
     return [f"{prefix}{label:04d}" for label in range(count)]
 
 
 def _image_folder(root: Path, count: int, size: tuple[int, int]) -> None:
     for part in ("train", "test"):
-        _folders(root / part, _names("class", 3), count, size)
+        _folders(root / part, class_names("class", 3), count, size)
 
 
 def _imagenet(root: Path, count: int, size: tuple[int, int]) -> None:
     for part in ("train", "val"):
-        _folders(root / "imagenet" / part, _names("n", 1000), count, size)
+        _folders(root / "imagenet" / part, class_names("n", 1000), count, size)
 
 
 def _cifar(
@@ -68,7 +69,7 @@ def _cifar(
         pixels = np.random.default_rng(seed).integers(0, 256, (len(labels), 3072))
         content = {"data": pixels.astype(np.uint8), key: labels}
         (folder / file).write_bytes(pickle.dumps(content, protocol=2))
-    names = {meta[1]: _names("class", classes)}
+    names = {meta[1]: class_names("class", classes)}
     (folder / meta[0]).write_bytes(pickle.dumps(names, protocol=2))
 
 
@@ -85,7 +86,7 @@ def _cifar100(root: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def _tiny_imagenet(root: Path, count: int, size: tuple[int, int]) -> None:
-    folder, wnids = root / "tiny-imagenet-200", _names("n", 200)
+    folder, wnids = root / "tiny-imagenet-200", class_names("n", 200)
     for label, wnid in enumerate(wnids):
         for index in range(count):
             path = folder / "train" / wnid / "images" / f"{wnid}_{index}.JPEG"
@@ -115,7 +116,7 @@ def _dtd(root: Path, count: int, size: tuple[int, int]) -> None:
     (folder / "labels").mkdir(parents=True)
     for part_index, part in enumerate(("train", "val", "test")):
         lines = []
-        for label, name in enumerate(_names("texture", 47)):
+        for label, name in enumerate(class_names("texture", 47)):
             for index in range(count):
                 file = f"{name}/{name}_{part}_{index}.jpg"
                 _save(folder / "images" / file, part_index * 1000 + label * count + index, size)
@@ -129,7 +130,7 @@ def _food101(root: Path, count: int, size: tuple[int, int]) -> None:
     for first, part in ((0, "train"), (count, "test")):
         ids = {
             name: [f"{name}/{index}" for index in range(first, first + count)]
-            for name in _names("food", 101)
+            for name in class_names("food", 101)
         }
         for seed, path in enumerate(path for paths in ids.values() for path in paths):
             _save(folder / "images" / f"{path}.jpg", seed + first, size)
@@ -141,7 +142,7 @@ def _oxford_pets(root: Path, count: int, size: tuple[int, int]) -> None:
     (folder / "annotations").mkdir(parents=True)
     for first, part in ((0, "trainval"), (count, "test")):
         lines = []
-        for label, name in enumerate(_names("some_pet", 37), start=1):
+        for label, name in enumerate(class_names("some_pet", 37), start=1):
             for index in range(first, first + count):
                 _save(folder / "images" / f"{name}_{index}.jpg", label * 100 + index, size)
                 lines.append(f"{name}_{index} {label} 1 1\n")
@@ -163,14 +164,14 @@ def _stanford_cars(root: Path, count: int, size: tuple[int, int]) -> None:
             _save(folder / f"cars_{part}" / name, index, size)
             records.append((1, 1, 2, 2, index // count + 1, name))
         savemat(path, {"annotations": np.array([records], dtype=kinds)})
-    names = np.array([_names("car", 196)], dtype=object)
+    names = np.array([class_names("car", 196)], dtype=object)
     savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})
 
 
 def make_car_folders(root: Path, inside: str, images_per_class: int = 1) -> Path:
     """Write Stanford Cars as class folders under `root`/`inside`/{train,test}."""
     for part in ("train", "test"):
-        _folders(root / inside / part, _names("car", 196), images_per_class, (12, 10))
+        _folders(root / inside / part, class_names("car", 196), images_per_class, (12, 10))
     return root
 
 

@@ -34,7 +34,7 @@ def test_a_failed_download_names_the_folder_the_files_and_the_address(
     message = str(caught.value)
     assert no_network
     assert message.startswith(f"{name} could not be downloaded from http")
-    assert f"fill {tmp_path} with {module.layout.needed[0]}" in message
+    assert f"fill {tmp_path} with {module.layout.official[0]}" in message
     assert "\n" not in message
 
 

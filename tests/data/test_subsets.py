@@ -13,7 +13,7 @@ import toy_data
 import toy_run
 from vpns_lightning import data
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.data import Digits, ImageData, ImageFolder, Split, TinyImageNet
+from vpns_lightning.data import CSVImages, Digits, ImageData, ImageFolder, Split, TinyImageNet
 from vpns_lightning.data.subsets import limited
 from vpns_lightning.runs.evaluation import evaluate
 from vpns_lightning.runs.folder import config_differences, method_leaves
@@ -185,7 +185,8 @@ def test_another_limit_is_another_run(tmp_path: Path) -> None:
 
 
 def test_limits_are_options_of_every_data_set() -> None:
-    sets = {getattr(data, name) for name in data.__all__} - {ImageData, ImageFolder}
+    # those left out look at their files first
+    sets = {getattr(data, name) for name in data.__all__} - {ImageData, ImageFolder, CSVImages}
     sets = {cls for cls in sets if isinstance(cls, type) and issubclass(cls, ImageData)}
     assert len(sets) >= 10
     for cls in sets:

@@ -122,5 +122,6 @@ def test_one_process_asks_about_each_file_once_for_all(tmp_path: Path) -> None:
     data = Counted(str(root), input_size=16, batch_size=10, cache="resized")
     trainer(max_epochs=1).fit(Watcher(tmp_path), datamodule=data)
     asked = sorted(len(note.read_text().split()) for note in root.glob("asked-*"))
-    assert asked == [0, 60]
+    few = 2  # one of each split, in case none at all is there
+    assert asked == [0, 60 + few]
     assert len(noted(tmp_path, "trained", 0)) == len(noted(tmp_path, "trained", 1)) == 15

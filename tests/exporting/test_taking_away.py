@@ -65,6 +65,22 @@ def test_a_loaded_network_is_traced_and_pruned_further(run: Path) -> None:
     assert float((weights == 0).float().mean()) == pytest.approx(0.95, abs=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+def test_a_loaded_network_is_quantised_by_torchao_and_keeps_its_zeros(tmp_path: Path) -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    network = finished_network("shufflenet_v2_x0_5", sparsity=0.3)
+    loaded = vpns.load(write_folder(tmp_path / "run", network, **RESULT, test_images=360))
+    head = loaded.backbone.get_submodule("fc")
+    zeros, expected = head.weight == 0, loaded(images())
+    assert 0 < int(zeros.sum()) < zeros.numel()
+    quantization.quantize_(loaded, quantization.Int8WeightOnlyConfig())
+    assert type(head.weight) is not nn.Parameter
+    assert bool((head.weight.dequantize()[zeros] == 0).all())
+    largest = float(expected.abs().max())
+    assert 0 < float((loaded(images()) - expected).abs().max()) < 0.05 * largest
+
+
 def test_a_loaded_network_is_exported_like_the_run(run: Path, tmp_path: Path) -> None:
     one = vpns.export(vpns.load(run), tmp_path / "plain.safetensors", input_size=SIDE)
     other = vpns.export(vpns.load(run, masked=True), tmp_path / "b.safetensors", input_size=SIDE)
@@ -98,6 +114,19 @@ def test_an_opset_belongs_to_onnx(
     assert "only an .onnx file" in refusal(capsys, *arguments, str(tmp_path / "net.pt2"))
     assert "of single files" in refusal(capsys, *arguments, f"{tmp_path}/folder/")
     assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_a_folder_for_the_hub_gives_its_weights_to_another_run(
+    run: Path, published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = vpns.PromptedClassifier("squeezenet1_1", 10, weights=str(published))
+    line = capsys.readouterr().out
+    assert "read from model.safetensors" in line
+    assert "masks multiplied in (sparsity 0.9" in line
+    theirs = vpns.load(run)
+    shown = torch.rand(2, 3, SIDE, SIDE)
+    torch.testing.assert_close(network.backbone.eval()(shown), theirs.backbone(shown))
 
 
 @torch.no_grad()

@@ -191,8 +191,13 @@ def test_a_file_of_timm_is_read(tmp_path: Path) -> None:
     assert network.source_classes == 6
     same = network.backbone.state_dict()
     assert all(torch.equal(same[key], value) for key, value in source.state_dict().items())
-    # a folder as the Hugging Face Hub has it
-    assert PromptedClassifier("timm/test_resnet", 5, weights=str(tmp_path)).source_classes == 6
+    # folders as timm itself writes them for the Hugging Face Hub
+    for safe, file in ((True, "model.safetensors"), (False, "pytorch_model.bin")):
+        folder = tmp_path / file.partition(".")[2]
+        timm.models.save_for_hf(source, str(folder), safe_serialization=safe)
+        assert {path.name for path in folder.iterdir()} == {"config.json", file}
+        read = PromptedClassifier("timm/test_resnet", 5, weights=str(folder))
+        assert torch.equal(read.backbone.state_dict()["conv1.0.weight"], same["conv1.0.weight"])
 
 
 @pytest.mark.parametrize("keeps_head", [True, False])

@@ -9,8 +9,9 @@ from torch import nn
 
 import vpns_lightning as vpns
 from toy_run import KillAt, Killed, Parts
+from vpns_lightning.runs.loading import load_data
 from vpns_lightning.runs.record import StageRecord
-from vpns_lightning.runs.settings import headline, options, protocol
+from vpns_lightning.runs.settings import headline, options, outline, protocol
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,21 @@ def test_every_part_keeps_its_arguments(part: nn.Module, expected: dict[str, Any
     told = options(part)
     assert told["name"] == type(part).__name__
     assert told | expected == told
+
+
+def test_all_options_of_data_are_part_of_a_run_that_was_begun_in_python(tmp_path: Path) -> None:
+    (tmp_path / "images.csv").write_text("file,label,split\na.png,x,train\nb.png,x,test\n")
+    columns = ("file", "label", "split")
+    table = vpns.CSVImages(str(tmp_path), columns=columns, input_size=64, limit_per_class=3)
+    textures = vpns.DTD("nowhere", exif_rotation=True)
+    parts = Parts()
+    for data, given in (
+        (table, {"table": "images.csv", "columns": list(columns), "input_size": 64}),
+        (table, {"limit_per_class": 3, "root": str(tmp_path), "batch_size": 256}),
+        (textures, {"root": "nowhere", "exif_rotation": True, "batch_size": 64}),
+    ):
+        stated = outline(parts.network, data, [parts.find, parts.tune], seed=3)["data"]
+        assert given.items() <= stated["init_args"].items()
+        rebuilt = load_data({"data": stated})
+        assert type(rebuilt) is type(data)
+        assert rebuilt.input_size == data.input_size

@@ -8,10 +8,12 @@ from vpns_lightning.data.images.transforms import EvalTransform, TrainTransform
 from vpns_lightning.data.layout import Layout
 from vpns_lightning.data.module import ImageData
 from vpns_lightning.data.sets.cifar import CIFAR10, CIFAR100
+from vpns_lightning.data.sets.csv_images import CSVImages
 from vpns_lightning.data.sets.digits import Digits
 from vpns_lightning.data.sets.dtd import DTD
 from vpns_lightning.data.sets.flowers102 import Flowers102
 from vpns_lightning.data.sets.food101 import Food101
+from vpns_lightning.data.sets.given import FromDatasets, from_datasets
 from vpns_lightning.data.sets.image_folder import ImageFolder
 from vpns_lightning.data.sets.imagenet import ImageNet
 from vpns_lightning.data.sets.oxford_pets import OxfordPets
@@ -24,12 +26,14 @@ __all__ = [
     "CIFAR100",
     "DTD",
     "BadImageError",
+    "CSVImages",
     "CheckReport",
     "Digits",
     "EvalSampler",
     "EvalTransform",
     "Flowers102",
     "Food101",
+    "FromDatasets",
     "ImageData",
     "ImageDataset",
     "ImageFolder",
@@ -41,4 +45,5 @@ __all__ = [
     "TinyImageNet",
     "TrainTransform",
     "ViewSampler",
+    "from_datasets",
 ]

@@ -11,8 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.data.folders import holds
 from vpns_lightning.data.images.looking import remarks
 from vpns_lightning.data.split import Split
+
+FEW = 16
 
 
 class Counts(NamedTuple):
@@ -150,10 +153,9 @@ def check_labels(name: str, split_name: str, split: Split, num_classes: int) -> 
         )
     if not len(split):
         raise UserError(f"{where}: no images found; extract the data set again")
-    images = len(split.files) if split.pixels is None else len(split.pixels)
-    if images != len(split):
+    if split.count != len(split):
         raise UserError(
-            f"{where}: expected one label for each image, found {images} images and "
+            f"{where}: expected one label for each image, found {split.count} images and "
             f"{len(split)} labels; extract the data set again"
         )
     lowest, highest = min(split.labels), max(split.labels)
@@ -161,6 +163,22 @@ def check_labels(name: str, split_name: str, split: Split, num_classes: int) -> 
         raise UserError(
             f"{where}: expected labels 0..{num_classes - 1}, found {lowest}..{highest}; "
             f"extract the data set again"
+        )
+
+
+def check_present(name: str, split_name: str, split: Split) -> None:
+    """Refuse a split none of whose files is where it should be; single ones are named later.
+
+    Raises:
+        UserError: None of a few files is there.
+    """
+    rows = np.unique(np.linspace(0, len(split) - 1, FEW).astype(int)).tolist()
+    if split.files and not any(split.files[row].exists() for row in rows):
+        first = split.files[0]
+        raise UserError(
+            f"{name}, {split_name} split: none of {len(rows)} image files looked at is there, the "
+            f"first is {first}, but {holds(first.parent)}; extract the data set again, or move its "
+            f"images there"
         )
 
 

@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 
-from vpns_lightning.base.processes import say
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.processes import is_first_process, say
+from vpns_lightning.data.access import located, obtain, reading
 from vpns_lightning.data.check import (
     CheckReport,
     Counts,
@@ -19,13 +21,14 @@ from vpns_lightning.data.check import (
     check_labels,
     check_limits,
     check_options,
+    check_present,
 )
 from vpns_lightning.data.feeding import Feeding, PartName
 from vpns_lightning.data.images import keeping
 from vpns_lightning.data.images.dataset import ImageDataset
 from vpns_lightning.data.images.decode import OnBadImage
 from vpns_lightning.data.images.looking import SAMPLE
-from vpns_lightning.data.layout import Layout, obtain, reading
+from vpns_lightning.data.layout import Found, Layout
 from vpns_lightning.data.split import Split
 from vpns_lightning.data.subsets import limited, stratified
 
@@ -58,6 +61,9 @@ class ImageData(Feeding):
             every seed and machine, by the hash of their names. None for all.
         limit_test_per_class: Test images of each class, chosen alike. None for all.
         exif_rotation: Whether images are turned and mirrored as their EXIF data say.
+        decode_on_device: Whether JPEG files that no cache keeps are decoded by torchvision on the
+            device of the network: on a GPU by its own decoder, while workers only read files.
+            Pixels differ a little from those decoded otherwise.
         download: Download what is missing, where that is possible.
         on_bad_image: ``error`` stops at an image that cannot be decoded, ``skip`` logs it and goes
             on as long as at most 1 % are bad.
@@ -68,7 +74,7 @@ class ImageData(Feeding):
     """
 
     num_classes: int
-    layout: ClassVar[Layout]
+    layout: Layout
     counts: ClassVar[Counts | None] = None
 
     def __init__(
@@ -85,6 +91,7 @@ class ImageData(Feeding):
         limit_per_class: int | None = None,
         limit_test_per_class: int | None = None,
         exif_rotation: bool = False,
+        decode_on_device: bool = False,
         download: bool = True,
         on_bad_image: OnBadImage = "error",
         seed: int = 7,
@@ -105,7 +112,10 @@ class ImageData(Feeding):
         self.cache_folder = Path(cache_dir or root).expanduser() / ".vpns_cache"
         self.limit_per_class = limit_per_class
         self.limit_test_per_class = limit_test_per_class
+        if decode_on_device and exif_rotation:
+            raise UserError("decode_on_device turns no images: leave out exif_rotation, or it")
         self.exif_rotation = exif_rotation
+        self.decode_on_device = decode_on_device
         self.download = download
         self.on_bad_image: OnBadImage = on_bad_image
         self._splits: dict[SplitName, Split] = {}
@@ -142,7 +152,29 @@ class ImageData(Feeding):
         with reading(self.name, self.root, self.layout):
             split = self.read(name)
         check_labels(self.name, name, split, self.num_classes)
-        return replace(split, exif_rotation=self.exif_rotation)
+        if is_first_process():
+            check_present(self.name, name, split)
+        return replace(
+            split,
+            exif_rotation=self.exif_rotation,
+            remarks=[*self._where(name), *split.remarks],
+        )
+
+    def found(self) -> Found:
+        """Return where the data set lies.
+
+        Raises:
+            UserError: It does not.
+        """
+        return located(self.name, self.root, self.layout)
+
+    def _where(self, name: SplitName) -> list[str]:
+        """Return a line where the data set lies otherwise than its makers distribute it."""
+        found = self.found()
+        if found.official or name != "train":
+            return []
+        paths = ", ".join(path.relative_to(found.folder).as_posix() for path in found.paths)
+        return [f"taken from {paths} in {found.folder}"]
 
     def check(self, sample: int = 64) -> CheckReport:
         """Verify layout, counts, labels and files, and decode ``sample`` images of each split.
@@ -157,7 +189,7 @@ class ImageData(Feeding):
 
     def prepare_data(self) -> None:
         """Download what is missing and decode the cache; Lightning calls it once per machine."""
-        if self.download and self.layout.downloadable and self.layout.missing(self.root):
+        if self.download and self.layout.downloadable:
             obtain(self.fetch, self.name, self.root, self.layout)
         if self._stores is None:
             for name in SPLITS:
@@ -183,7 +215,13 @@ class ImageData(Feeding):
                 self.cache_folder,
                 self.split("train"),
                 self.split("test"),
-                keeping.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
+                keeping.Plan(
+                    self.input_size,
+                    self.cache,
+                    self.cache_limit,
+                    self.on_bad_image,
+                    self.decode_on_device,
+                ),
             )
         return self._stores
 

@@ -48,12 +48,14 @@ def limited(split: Split, per_class: int | None, where: str) -> Split:
 
 
 def _rank(split: Split, row: int) -> tuple[bytes, str]:
-    """Return what images are ranked by: a hash of the file's name, or of the pixels without files.
+    """Return what images are ranked by: a hash of the file's name, or of the image without files.
 
     Not of the folders, which one data set has in several forms; they decide between equal names.
     """
     if split.pixels is not None:
         return hashlib.blake2b(split.pixels[row].tobytes(), digest_size=8).digest(), ""
+    if split.images is not None:
+        return hashlib.blake2b(split.image(row).tobytes(), digest_size=8).digest(), ""
     file = split.files[row]
     # some file systems store accents apart from their letters
     name = unicodedata.normalize("NFC", file.name).encode("utf-8", "surrogateescape")

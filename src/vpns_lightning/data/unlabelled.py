@@ -12,12 +12,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.data import loaders
+from vpns_lightning.data.folders import IMAGE_SUFFIXES, scan
 from vpns_lightning.data.images.decode import decode, resize
 from vpns_lightning.data.images.sampler import EvalSampler
 from vpns_lightning.data.images.transforms import EvalTransform
 from vpns_lightning.data.workers import handing_back
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -28,9 +27,11 @@ def image_files(folder: Path) -> list[Path]:
     """
     if folder.is_file():
         return [folder]
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist: name a folder of images, or one image")
+    files = sorted(map(Path, scan(folder).images))
     if not files:
-        raise UserError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return files
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.data import ImageData
+from vpns_lightning.data.folders import is_hidden, is_image
 from vpns_lightning.pruners import DataSaliency, Pruner, Saliency, Stored
-
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 
 
 def stage_epochs(config: Mapping[str, Any]) -> dict[str, int]:
@@ -76,7 +75,7 @@ def _files(folder: Path, limit: int | None = None) -> int | None:
     if not folder.expanduser().is_dir():
         return None
     counts = [
-        sum(path.suffix.lower() in _IMAGES for path in class_folder.rglob("*"))
+        sum(is_image(path.name) and not is_hidden(path.name) for path in class_folder.rglob("*"))
         for class_folder in folder.expanduser().iterdir()
     ]
     return sum(count if limit is None else min(count, limit) for count in counts)

@@ -13,6 +13,7 @@ from vpns_lightning.runs.record import Settings, Stages, Training, as_plain
 from vpns_lightning.stages import VIEWS, MaskFinding, Stage, SubnetworkTuning
 
 PLAIN = (type(None), bool, int, float, str)
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def at_hand(data: ImageData) -> bool:
@@ -36,8 +37,17 @@ def class_path(part: object) -> str:
 
 
 def _arguments(part: object) -> dict[str, Any]:
-    """Return those arguments of a part that it keeps as attributes."""
-    names = inspect.signature(type(part)).parameters
+    """Return those arguments of a part that it keeps as attributes.
+
+    Where a class hands ``**kwargs`` on to that which it is derived from, those of both.
+    """
+    names: dict[str, None] = {}
+    for kind in type(part).__mro__[:-1]:
+        taken = inspect.signature(kind).parameters.values()
+        named = (each.name for each in taken if each.kind not in VARIADIC)
+        names |= dict.fromkeys(named)
+        if not any(each.kind is each.VAR_KEYWORD for each in taken):
+            break
     return {name: getattr(part, name) for name in names if hasattr(part, name)}
 
 
@@ -148,8 +158,10 @@ def _short(described: Any) -> Any:  # a class and its arguments, a name, or None
 
 def _described(part: object) -> dict[str, Any]:
     """Return a part as a config names it; arguments that it does not keep are left out."""
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in _arguments(part).items()}
-    return {
-        "class_path": class_path(part),
-        "init_args": {k: v for k, v in values.items() if isinstance(v, PLAIN)},
-    }
+    plain: dict[str, Any] = {}
+    for name, value in _arguments(part).items():
+        if isinstance(value, list | tuple) and all(isinstance(each, PLAIN) for each in value):
+            plain[name] = list(value)
+        elif isinstance(value, (*PLAIN, Path)):
+            plain[name] = str(value) if isinstance(value, Path) else value
+    return {"class_path": class_path(part), "init_args": plain}

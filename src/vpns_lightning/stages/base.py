@@ -23,6 +23,7 @@ from vpns_lightning.base.renamed import present_stage
 from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
+from vpns_lightning.stages.compiling import Forward
 from vpns_lightning.stages.fusing import few_kernels
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
@@ -121,6 +122,7 @@ class Stage(pl.LightningModule, ABC):
         self.acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.acc_plain = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.objective = Objective(classes, loss=loss, mixup=mixup, cutmix=cutmix)
+        self.forward_loss = Forward(network, self.objective)
         self.clip_norm = clip_norm
         self.accumulate = accumulate or 1
         self.mixup, self.cutmix = mixup, cutmix
@@ -134,8 +136,7 @@ class Stage(pl.LightningModule, ABC):
         """
         images, targets = self.objective.mixed(batch)
         labels = targets if targets.ndim == 1 else targets.argmax(1)
-        logits = self._logits(view, images)
-        loss = self.objective(logits, targets)
+        loss, logits = self._forward(view, images, targets)
         with torch.no_grad():
             self._look_at(loss.detach())
             self.train_loss.update(loss.detach(), loss.new_full((), len(labels)))
@@ -144,9 +145,9 @@ class Stage(pl.LightningModule, ABC):
             self.train_acc.update(correct, torch.ones_like(correct))
         return self.guard.passed_on(loss)
 
-    def _logits(self, view: str, images: Tensor) -> Tensor:
+    def _forward(self, view: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         try:
-            logits: Tensor = self.network(images, prompted=view == "prompted")
+            return self.forward_loss(images, targets, prompted=view == "prompted")
         except ValueError as error:
             if len(images) > 1 or isinstance(error, UserError):
                 raise
@@ -154,7 +155,6 @@ class Stage(pl.LightningModule, ABC):
                 f"stage {self.name!r} cannot train on a batch of one image ({error}): choose a "
                 "data.batch_size that leaves two or more, or take more images"
             ) from error
-        return logits
 
     def backward_in_parts(self, view: str, batch: Batch) -> None:
         """Backpropagate the mean loss of one view's batch, in as many parts as it has.
@@ -277,7 +277,7 @@ class Stage(pl.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Say how large a batch is, so that a smaller last one is not compiled for."""
         several = self.trainer.num_training_batches > 1
-        self.network.whole_batch = getattr(self._data(), "batch_size", 0) if several else 0
+        self.forward_loss.whole_batch = getattr(self._data(), "batch_size", 0) if several else 0
 
     def on_train_epoch_start(self) -> None:
         """Refit the label mapping where it asks for that."""

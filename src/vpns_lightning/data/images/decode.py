@@ -41,8 +41,7 @@ def decode(path: Path, index: int | None = None, *, exif_rotation: bool = False)
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image) if exif_rotation else image
-            return (_scaled(upright) if upright.mode in DEEP_MODES else upright).convert("RGB")
+            return as_rgb(image, exif_rotation=exif_rotation)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, MemoryError) as error:
         reason = "the file does not exist" if not path.exists() else str(error) or repr(error)
     except Image.DecompressionBombError as error:
@@ -55,6 +54,20 @@ def decode(path: Path, index: int | None = None, *, exif_rotation: bool = False)
         f"cannot decode image {index}, {path}: {reason}; restore the file, or continue without "
         f"such images with --data.on_bad_image skip"
     )
+
+
+def as_rgb(image: Image.Image, *, exif_rotation: bool = False) -> Image.Image:
+    """Return an image of any mode as RGB; grey values of more than 8 bits are scaled.
+
+    Args:
+        image: An image, which need not be decoded yet.
+        exif_rotation: Whether to turn and mirror the image as its EXIF data say.
+
+    Raises:
+        ValueError: It holds values that are not finite.
+    """
+    upright = ImageOps.exif_transpose(image) if exif_rotation else image
+    return (_scaled(upright) if upright.mode in DEEP_MODES else upright).convert("RGB")
 
 
 def _scaled(image: Image.Image) -> Image.Image:

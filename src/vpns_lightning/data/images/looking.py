@@ -18,11 +18,11 @@ def remarks(split: Split, sample: int = SAMPLE) -> list[str]:
     """Return a line for each thing about some files that changes how images are read.
 
     Args:
-        split: The images; of arrays there is nothing to say.
+        split: The images; only of files there is something to say.
         sample: How many files to open, from the first to the last; images are not decoded.
     """
     counts: Counter[str] = Counter()
-    if split.pixels is not None:
+    if not split.files:
         return []
     rows = np.unique(np.linspace(0, len(split) - 1, min(sample, len(split))).astype(int))
     for row in rows.tolist():

@@ -112,7 +112,7 @@ class DecodingStore(Store):
         if not good.any():
             raise UserError(
                 f"none of the {len(rows)} images of a batch can be decoded, the first is "
-                f"{self.split.files[int(rows[0])]}; restore the files or use a larger batch_size"
+                f"{self.split.named(int(rows[0]))}; restore them or use a larger batch_size"
             )
         return images[good].permute(0, 3, 1, 2), good
 

@@ -23,12 +23,10 @@ class CIFAR10(ImageData):
     num_classes = 10
     counts = Counts(train=50_000, test=10_000)
     layout = Layout(
-        tuple(
-            f"cifar-10-batches-py/{name}"
-            for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
-        ),
+        (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"),
         datasets.CIFAR10.url,
         downloadable=True,
+        places=("cifar-10-batches-py", "", "cifar-10-python/cifar-10-batches-py"),
     )
     reader: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
     label_key: ClassVar[str] = "labels"
@@ -42,7 +40,7 @@ class CIFAR10(ImageData):
 
     def read(self, split: SplitName) -> Split:
         """Return the pixels of one split."""
-        folder = self.root / self.reader.base_folder
+        folder = self.found().folder
         files = self.reader.train_list if split == "train" else self.reader.test_list
         batches = [_load(folder / name) for name, _ in files]
         pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
@@ -59,9 +57,10 @@ class CIFAR100(CIFAR10):
 
     num_classes = 100
     layout = Layout(
-        tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
+        ("train", "test", "meta"),
         datasets.CIFAR100.url,
         downloadable=True,
+        places=("cifar-100-python", "", "cifar-100-python/cifar-100-python"),
     )
     reader = datasets.CIFAR100
     label_key = "fine_labels"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torchvision import datasets
+from torchvision.datasets.utils import download_and_extract_archive, download_url
 
 from vpns_lightning.data.check import Counts
 from vpns_lightning.data.layout import Layout
@@ -24,9 +25,10 @@ class Flowers102(ImageData):
     num_classes = 102
     counts = Counts(train=2_040, test=6_149)
     layout = Layout(
-        ("flowers-102/jpg", "flowers-102/imagelabels.mat", "flowers-102/setid.mat"),
+        ("jpg", "imagelabels.mat", "setid.mat"),
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         downloadable=True,
+        places=("flowers-102", "flowers-102/flowers-102", "", "oxford_flowers", "102flowers"),
     )
 
     def __init__(self, root: str = "data", *, batch_size: int = 128, **kwargs: Any) -> None:
@@ -34,19 +36,26 @@ class Flowers102(ImageData):
 
     def fetch(self) -> None:
         """Download and extract images, labels and splits."""
-        datasets.Flowers102(self.root, download=True)
+        folder, url = self.root / "flowers-102", self.layout.url
+        md5 = "52808999861908f626f3c1f4e79d11fa"
+        download_and_extract_archive(f"{url}102flowers.tgz", folder, md5=md5)
+        for name, md5 in (
+            ("imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
+            ("setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
+        ):
+            download_url(f"{url}{name}", folder, md5=md5)
 
     def read(self, split: SplitName) -> Split:
         """Return the files of one split."""
         from scipy.io import loadmat
 
-        folder = self.root / "flowers-102"
-        labels = loadmat(folder / "imagelabels.mat")["labels"].flatten() - 1
-        parts = loadmat(folder / "setid.mat")
+        images, labels_file, parts_file = self.found().paths
+        labels = loadmat(labels_file)["labels"].flatten() - 1
+        parts = loadmat(parts_file)
         keys = ("trnid", "valid") if split == "train" else ("tstid",)
         numbers = [int(number) for key in keys for number in parts[key].flatten()]
         return Split(
             [int(labels[number - 1]) for number in numbers],
             datasets.Flowers102.classes,
-            [folder / "jpg" / f"image_{number:05d}.jpg" for number in numbers],
+            [images / f"image_{number:05d}.jpg" for number in numbers],
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torchvision import datasets
+import json
+
+from torchvision.datasets.utils import download_and_extract_archive
 
 from vpns_lightning.data.check import Counts
 from vpns_lightning.data.layout import Layout
@@ -16,16 +18,25 @@ class Food101(ImageData):
     num_classes = 101
     counts = Counts(train=75_750, test=25_250)
     layout = Layout(
-        ("food-101/images", "food-101/meta/train.json", "food-101/meta/test.json"),
-        datasets.Food101._URL,
+        ("images", "meta/train.json", "meta/test.json"),
+        "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
         downloadable=True,
+        places=("food-101", "food-101/food-101", "", "food101"),
     )
 
     def fetch(self) -> None:
         """Download and extract the archive."""
-        datasets.Food101(self.root, download=True)
+        md5 = "85eeb15f3717b99a5da872d97d918f87"
+        download_and_extract_archive(self.layout.url, self.root, md5=md5)
 
     def read(self, split: SplitName) -> Split:
         """Return the files of one split."""
-        reader = datasets.Food101(self.root, split)
-        return Split(reader._labels, reader.classes, reader._image_files)
+        images, train, test = self.found().paths
+        names: dict[str, list[str]] = json.loads((train if split == "train" else test).read_text())
+        classes = sorted(names)
+        label = {name: index for index, name in enumerate(classes)}
+        return Split(
+            [label[name] for name, files in names.items() for _ in files],
+            classes,
+            [images / f"{file}.jpg" for files in names.values() for file in files],
+        )

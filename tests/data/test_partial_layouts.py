@@ -1,0 +1,150 @@
+"""What is there in part, or in a form nobody knows: refused with what differs, not downloaded."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import toy_data
+from data.test_found_layouts import CARS, LABELS, PETS, TINY, build, move
+from vpns_lightning import data
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.data import ImageData, ImageFolder
+
+REFUSED: dict[str, tuple[str, str, str]] = {
+    "StanfordCars": (
+        f"{CARS}/{LABELS}",
+        LABELS,
+        "stanford_cars holds cars_test, cars_train, devkit",
+    ),
+    "Food101": ("food-101/meta", "food-101/meta/train.json", "food-101/meta does not exist"),
+    "DTD": ("dtd/dtd/labels/val1.txt", "dtd/dtd/labels/val1.txt", "labels holds test1.txt, train1"),
+    "OxfordPets": (f"{PETS}/images", f"{PETS}/images", f"{PETS} holds annotations"),
+    "Flowers102": ("flowers-102/setid.mat", "setid.mat", "flowers-102 holds imagelabels.mat, jpg"),
+    "TinyImageNet": (f"{TINY}/train", f"{TINY}/train", f"{TINY} holds val, wnids.txt, words.txt"),
+}
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.urlopen", pytest.fail)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_there_in_part_is_refused_with_both_paths_not_downloaded(
+    name: str, tmp_path: Path
+) -> None:
+    taken, missing, there = REFUSED[name]
+    toy_data.make_layout(name, tmp_path)
+    path = tmp_path / taken
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError) as caught:
+        build(name, tmp_path).prepare_data()
+    assert f"{missing} not found" in str(caught.value) or f"{missing}, " in str(caught.value)
+    assert there in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_what_is_there_one_folder_deeper_is_not_downloaded(tmp_path: Path) -> None:
+    toy_data.make_layout("Food101", tmp_path)
+    move(tmp_path, "food-101", "food-101/food-101")
+    build("Food101", tmp_path).prepare_data()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_lists_without_their_images_are_refused_by_the_folder(tmp_path: Path) -> None:
+    toy_data.make_layout("DTD", tmp_path)
+    folder = tmp_path / "dtd" / "dtd" / "images"
+    shutil.rmtree(folder)
+    (folder / "other").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"none of 16 image files looked at .*texture0000"):
+        build("DTD", tmp_path).prepare_data()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_flowers_in_class_folders_of_another_split_name_the_way_in(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        for label in ("1", "2"):
+            folder = tmp_path / "flowers-102" / "dataset" / part / label
+            folder.mkdir(parents=True)
+            toy_data.noise(3, (9, 9)).save(folder / "image_00001.jpg")
+    with pytest.raises(
+        UserError, match=r"jpg.* not found.*--data ImageFolder --data.root (\S+)"
+    ) as caught:
+        build("Flowers102", tmp_path).prepare_data()
+    way_in = str(caught.value).rpartition(" ")[2]
+    assert len(ImageFolder(way_in).split("test")) == 2
+
+
+def test_a_download_that_was_killed_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """What a kill looks like from inside."""
+
+    begun: list[int] = []
+
+    def half(self: ImageData) -> None:
+        (tmp_path / "food-101" / "images" / "x").mkdir(parents=True, exist_ok=True)
+        begun.append(1)
+        if len(begun) == 1:
+            raise Killed
+        toy_data.make_layout("Food101", tmp_path)
+
+    monkeypatch.setattr(data.Food101, "fetch", half)
+    with pytest.raises(Killed):
+        build("Food101", tmp_path).prepare_data()
+    build("Food101", tmp_path).prepare_data()
+    build("Food101", tmp_path).prepare_data()
+    assert len(begun) == 2
+
+
+def test_other_data_at_the_root_are_no_begun_download(tmp_path: Path) -> None:
+    toy_data.make_layout("ImageFolder", tmp_path)  # its train and test are not those of CIFAR-100
+    assert not data.CIFAR100.layout.begun(tmp_path)
+    with pytest.raises(UserError, match=r"cifar-100-python/train, .* not found"):
+        data.CIFAR100(str(tmp_path), download=False).setup()
+
+
+class Birds(data.Food101):
+    """A data set of a plug-in, whose paths are relative to the root."""
+
+    layout = data.Layout(("birds/images", "birds/train.txt"), "https://a.b", downloadable=True)
+
+
+def test_data_of_others_in_the_root_do_not_keep_a_plug_in_from_downloading(tmp_path: Path) -> None:
+    toy_data.make_layout("ImageFolder", tmp_path)
+    assert not Birds.layout.begun(tmp_path)
+    (tmp_path / "birds" / "images").mkdir(parents=True)
+    assert Birds.layout.begun(tmp_path)
+
+
+def test_a_download_that_failed_leaves_room_for_the_archive_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(self: ImageData) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(data.Food101, "fetch", offline)
+    with pytest.raises(UserError, match="no route to host"):
+        build("Food101", tmp_path).prepare_data()
+    toy_data.make_layout("Food101", tmp_path)
+    build("Food101", tmp_path).prepare_data()
+
+
+def test_after_half_a_download_what_was_put_there_by_hand_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(self: ImageData) -> None:
+        (tmp_path / "food-101" / "images" / "x").mkdir(parents=True, exist_ok=True)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(data.Food101, "fetch", half)
+    with pytest.raises(UserError, match="no space left"):
+        build("Food101", tmp_path).prepare_data()
+    toy_data.make_layout("Food101", tmp_path)
+    with pytest.raises(UserError, match="to use what is there as it is, delete") as caught:
+        build("Food101", tmp_path).prepare_data()
+    Path(str(caught.value).rpartition(" ")[2]).unlink()
+    build("Food101", tmp_path).prepare_data()
