@@ -29,11 +29,15 @@ COMMANDS = {
         "grid",
         "many runs: methods x data x sparsities x seeds; run again for what is missing",
     ),
+    "ls": ("ls", "list runs: method, data, sparsity, accuracy, seeds, state, age"),
+    "compare": ("compare", "two runs: settings that differ, curves, overlap of masks, difference"),
     "report": ("report", "draw figures, tables and a page from finished runs"),
     "data": (
         "data",
         "check a data set, or prepare it for runs: download, decode images once",
     ),
+    "configs": ("configs", "list the configs that come with vpns, or copy them"),
+    "schema": ("schema", "print the JSON schema of a config, by which editors complete and check"),
 }
 EXAMPLES = """\
 examples:

@@ -147,6 +147,20 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield not held_elsewhere
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process holds a lock file; it is only read, as others' files may be."""
+    import fcntl  # POSIX only, as above
+
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
+
+
 def text_hash(text: str) -> str:
     """Return the SHA-256 (hex) of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
