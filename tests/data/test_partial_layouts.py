@@ -36,7 +36,7 @@ def test_what_is_there_in_part_is_refused_with_both_paths_not_downloaded(
     name: str, tmp_path: Path
 ) -> None:
     taken, missing, there = REFUSED[name]
-    toy_data.make_layout(name, tmp_path)
+    toy_data.make_layout(name, tmp_path, images_per_class=1)
     path = tmp_path / taken
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError) as caught:
