@@ -30,6 +30,7 @@ from vpns_lightning.network import IdentityMapping, PadPrompt, PromptedClassifie
 from vpns_lightning.pruners import Hydra
 from vpns_lightning.pruners.base import Batch, gradient_step, parameter_groups
 from vpns_lightning.sparsity import bake, get_masks, prune_count
+from vpns_lightning.stages.compiling import Forward
 from vpns_lightning.stages.mask_finding import default_find_optimizer
 from vpns_lightning.stages.subnetwork_tuning import default_tune_optimizer
 
@@ -61,13 +62,13 @@ class LightStage:
         self.precision = precision
         self.current_epoch = current_epoch
         self.optimizer: Optimizer | None = None
+        self.forward_loss = Forward(network, functional.cross_entropy)
 
     def loss(self, view: str, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of one view's batch."""
         images, labels = batch
         with autocast(self.precision, images.device):
-            logits = self.network(images, prompted=view == "prompted")
-            return functional.cross_entropy(logits, labels)
+            return self.forward_loss(images, labels, prompted=view == "prompted")[0]
 
     def optimizers(self) -> Optimizer:
         """Return the only optimiser."""
@@ -177,19 +178,22 @@ def dense_step(
     """Return one step of ordinary fine-tuning."""
     network = Normalised(new_network(px, backbone=backbone), backbone).train()
     network.to(batch[0].device)
-    if compile:
-        network.backbone.compile()
+    loss_of = torch.compile(_loss, dynamic=False) if compile else _loss
     optimizer = default_tune_optimizer(network.parameters())
     images, labels = batch
 
     def step() -> None:
         with autocast(precision, images.device):
-            loss = functional.cross_entropy(network(images), labels)
+            loss = loss_of(network, images, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
     return step
+
+
+def _loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(network(images), labels)
 
 
 def check(

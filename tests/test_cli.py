@@ -16,23 +16,14 @@ import yaml
 from safetensors.torch import load_file
 
 import vpns_lightning
+from toy_config import laid
 from toy_data import noise
 from vpns_lightning import cli
 from vpns_lightning.commands.keys import as_record, fit_parser
 from vpns_lightning.commands.lightning_cli import VPNsCLI
 from vpns_lightning.commands.parsing import parse
 
-BASE = {
-    "network": {
-        "backbone": "resnet18",
-        "prompt": {"class_path": "PadPrompt", "init_args": {"canvas_size": 32, "pad_size": 4}},
-        "mapping": "IdentityMapping",
-    },
-    "find": {"pruner": "Hydra", "sparsity": 0.5, "epochs": 1},
-    "tune": {"epochs": 1},
-    "data": {"class_path": "Digits", "init_args": {"input_size": 32, "batch_size": 16}},
-    "trainer": {"accelerator": "cpu", "limit_train_batches": 1, "limit_val_batches": 1},
-}
+BASE = laid("network.backbone", "resnet18")
 
 
 @pytest.fixture
@@ -326,7 +317,7 @@ def test_the_help_of_fit_fits_a_few_screens_and_its_headings_are_keys(
         (("--find.optimizer", "{class_path: SGD, init_args: {lrr: 1}}"), "did you mean 'lr'"),
         (("--find.pruner.scope", "nowhere"), "got 'nowhere'"),
         (("--find", "3"), "find is a section with keys of its own"),
-        (("--trainer.devices", "-2"), "trainer: "),
+        (("--trainer.devices", "-2"), "trainer.devices -2 is no number of devices"),
         (("--trainer.precision", "fp8"), "trainer.precision is one of"),
         (("--trainer.logger", "TensorBoardLogger"), "TensorBoardLogger needs save_dir: --trainer"),
         (("--tune.lr_scheduler", "StepLR"), "StepLR needs step_size"),
@@ -582,7 +573,8 @@ def test_the_completion_script_knows_subcommands_keys_and_names(
         ("test --ru", {"--run"}),
     ):
         code = (
-            f"source {script}; COMP_WORDS=(vpns {typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1));"
+            f"source '{script}'; COMP_WORDS=(vpns {typed});"
+            "COMP_CWORD=$((${#COMP_WORDS[@]} - 1));"
             '_shtab_vpns; printf "%s\\n" "${COMPREPLY[@]}"'
         )
         printed = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)

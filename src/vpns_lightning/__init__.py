@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         SynFlow,
         Wanda,
     )
+    from vpns_lightning.report.frames import masks, results
     from vpns_lightning.runs.loading import load
     from vpns_lightning.stages import (
         EMA,
@@ -147,6 +148,7 @@ _HOMES = {
     ),
     "training.pipeline": ("fit_stages",),
     "runs.loading": ("load",),
+    "report.frames": ("results", "masks"),
     "exporting": ("export",),
     "base.errors": ("UserError",),
 }
@@ -213,6 +215,8 @@ __all__ = [  # noqa: RUF022  # in the order a reader meets them
     "SWA",
     "fit_stages",
     "load",
+    "results",
+    "masks",
     "export",
     "UserError",
 ]

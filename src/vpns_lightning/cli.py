@@ -1,5 +1,6 @@
 """The ``vpns`` command; nothing heavy is imported before a subcommand needs it."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,11 +29,15 @@ COMMANDS = {
         "grid",
         "many runs: methods x data x sparsities x seeds; run again for what is missing",
     ),
+    "ls": ("ls", "list runs: method, data, sparsity, accuracy, seeds, state, age"),
+    "compare": ("compare", "two runs: settings that differ, curves, overlap of masks, difference"),
     "report": ("report", "draw figures, tables and a page from finished runs"),
     "data": (
         "data",
         "check a data set, or prepare it for runs: download, decode images once",
     ),
+    "configs": ("configs", "list the configs that come with vpns, or copy them"),
+    "schema": ("schema", "print the JSON schema of a config, by which editors complete and check"),
 }
 EXAMPLES = """\
 examples:
@@ -48,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Exit status: 0 done, 2 wrong input (one line on stderr says what to change), 130 interrupted
-    and 143 stopped by SIGTERM, both after saving.
+    and 143 stopped by SIGTERM, both after saving. With VPNS_DEBUG set, wrong input ends in the
+    traceback that led to the line.
 
     Args:
         argv: Arguments without the program's name; those of the process where None.
@@ -88,7 +94,14 @@ def _guarded(work: Callable[[], None]) -> None:
         with listening():  # from here on, also while libraries are imported
             work()
     except UserError as error:
+        if os.environ.get("VPNS_DEBUG"):
+            raise
         _refuse(str(error))
+    except OSError as error:  # a full disk, a name that is too long, a folder that is closed
+        if os.environ.get("VPNS_DEBUG"):
+            raise
+        what = error.strerror or str(error)
+        _refuse(f"{error.filename}: {what}" if error.filename else what)
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)

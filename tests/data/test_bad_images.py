@@ -40,6 +40,17 @@ def test_a_bad_image_stops_with_path_and_index(tmp_path: Path, kind: str, cache:
         module(root, cache=cache).dataset("train").__getitems__([6])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_loader_process_refuses_is_said_as_briefly_as_without(
+    tmp_path: Path, workers: int
+) -> None:
+    root = folder_with(tmp_path, {"class0001_2.png": "noise"})
+    with pytest.raises(BadImageError) as refused:
+        list(module(root, cache="none", num_workers=workers).mapping_dataloader())
+    assert "Traceback" not in str(refused.value)
+    assert str(refused.value).startswith("cannot decode image 6, ")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("cache", ["source", "resized", "none"])
 def test_skipping_leaves_out_the_bad_image_only(

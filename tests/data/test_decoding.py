@@ -5,11 +5,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image
+from torchmetrics.classification import MulticlassAccuracy
 
 import toy_data
+import vpns_lightning as vpns
+from reference.toy_networks import ToyNet
+from toy_run import Parts
 from vpns_lightning.data import BadImageError, ImageFolder, Split
 from vpns_lightning.data.images.decode import decode
+from vpns_lightning.data.images.encoded import Encoded
 from vpns_lightning.data.images.looking import remarks
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -122,3 +128,74 @@ def test_it_is_said_before_training_and_in_the_check(
     assert said in capsys.readouterr().out
     data.prepare_data()  # as Lightning does for every stage
     assert said not in capsys.readouterr().out
+
+
+def jpeg_folder(root: Path, *, odd: str = "") -> Path:
+    for part in ("train", "test"):
+        for label in range(2):
+            for number in range(4):
+                image = toy_data.noise(10 * label + number, (6, 5)).resize((40 + number, 36))
+                mode = "L" if number == 1 else "RGB"
+                path = root / part / f"class{label}" / f"{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.convert(mode).save(path, quality=95)
+    if odd:
+        toy_data.noise(3, (30, 30)).convert(odd).save(root / "train" / "class0" / "odd.jpg")
+    return root
+
+
+def batch_of(data: ImageFolder) -> tuple[object, torch.Tensor, torch.Tensor]:
+    return data.dataset("train", augmented=True).__getitems__([5, 0, 1])
+
+
+@pytest.mark.parametrize("odd", ["", "CMYK"])
+def test_files_are_decoded_where_a_batch_is_sent_to(tmp_path: Path, odd: str) -> None:
+    root = str(jpeg_folder(tmp_path, odd=odd))
+    here = ImageFolder(root, input_size=16, batch_size=4, cache="none")
+    there = ImageFolder(root, input_size=16, batch_size=4, cache="none", decode_on_device=True)
+    expected, labels, rows = batch_of(here)
+    held, same_labels, same_rows = batch_of(there)
+    assert isinstance(held, Encoded)
+    pixels = held.to("cpu")
+    assert pixels.shape == expected.shape == (3, 3, 18, 18)
+    assert pixels.stride() == expected.stride()
+    # decoders and resizing round otherwise
+    assert (pixels.int() - expected.int()).abs().max() <= 3
+    assert torch.equal(labels, same_labels)
+    assert torch.equal(rows, same_rows)
+    assert torch.equal(held[1:2].to("cpu"), pixels[1:2])
+    if odd:  # what decoders of GPUs may not take is decoded here, and the others of its batch
+        last = len(there.dataset("train")) // 2
+        mixed = there.dataset("train").__getitems__([last, 0])[0]
+        assert isinstance(mixed, torch.Tensor)
+        assert torch.equal(mixed, here.dataset("train").__getitems__([last, 0])[0])
+
+
+@pytest.mark.slow
+def test_a_run_reads_files_in_its_workers_and_decodes_where_it_trains(tmp_path: Path) -> None:
+    root = str(jpeg_folder(tmp_path / "images"))
+    data = ImageFolder(
+        root, input_size=12, batch_size=4, cache="none", num_workers=1, decode_on_device=True
+    )
+    parts = Parts(epochs=1)
+    torch.manual_seed(0)
+    parts.network = vpns.PromptedClassifier(ToyNet(classes=6), 2, prompt=vpns.PadPrompt(16, 2))
+    for stage in (parts.warmup, parts.find, parts.tune):
+        assert stage is not None
+        stage.network = parts.network
+        stage.acc = stage.acc_plain = MulticlassAccuracy(2)
+    parts.data = data
+    result = parts.fit(tmp_path / "run", enable_progress_bar=False)
+    assert 0 <= result["test_accuracy"] <= 1
+
+
+def test_a_cut_off_file_is_one_line(tmp_path: Path) -> None:
+    root = jpeg_folder(tmp_path)
+    path = root / "train" / "class0" / "0.jpg"
+    path.write_bytes(path.read_bytes()[:-400])
+    data = ImageFolder(str(root), input_size=16, cache="none", decode_on_device=True)
+    held = data.dataset("train").__getitems__([0, 1])[0]
+    with pytest.raises(vpns.UserError, match=r"cannot be decoded on cpu .*decode_on_device"):
+        held.to("cpu")
+    with pytest.raises(vpns.UserError, match="decode_on_device turns no images"):
+        ImageFolder(str(root), decode_on_device=True, exif_rotation=True)

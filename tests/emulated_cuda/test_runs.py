@@ -14,12 +14,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 
 import vpns_lightning as vpns
 from contract_pruners import Build, found, sparsity_of
-from emulated_cuda import emulated_cuda
+from emulated_cuda import counting, emulated_cuda
 from reference.toy_networks import ToyNet
 from toy_folder import SIDE, finished_network, write_folder
 from toy_run import KillAt, Killed, Parts
@@ -182,6 +182,7 @@ def test_a_finished_network_answers_there_and_is_exported_from_there(
 
 
 @pytest.mark.usefixtures("cuda")
+@pytest.mark.filterwarnings("ignore:GPU available but not used")  # Lightning's, to those who ask so
 @pytest.mark.parametrize("command", ["test", "predict"])
 def test_commands_use_the_device(
     command: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +195,15 @@ def test_commands_use_the_device(
 
     Image.new("RGB", (40, 40), "red").save(pictures / "a.png")
     options = {"test": [], "predict": ["--images", str(pictures)]}[command]
-    cli.main([command, "--run", str(folder), *options])
+    layers = sum(isinstance(m, nn.Conv2d) for m in finished_network().modules())
+    for accelerator in ("auto", "cpu"):
+        with counting() as counts:
+            cli.main([command, "--run", str(folder), *options, "--accelerator", accelerator])
+        if accelerator == "cpu":
+            assert counts.work() == (0, 0)
+        else:
+            assert counts.operators["convolution"] >= layers
+            assert counts.batches
 
 
 @pytest.mark.usefixtures("cuda")

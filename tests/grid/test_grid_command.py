@@ -76,7 +76,11 @@ def test_a_grid_is_planned_run_and_found_done(
 
     monkeypatch.setenv("FAKE_PLAN", "{}")
     cli.main(["grid", file])
-    assert "2 of 2 cells are done" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 of 2 cells are done" in printed
+    best = [line.split() for line in printed.splitlines() if "90 %" in line]
+    assert sorted(line[0] for line in best) == ["OMP", "VPNs"]
+    assert "all of them: vpns report runs/fig0 --output report/fig0" in printed
     cli.main(["grid", file, "--dry-run"])
     assert "2 cells, 2 done" in capsys.readouterr().out
     logs = [path.read_text() for path in folder.glob("runs/fig0/*/grid.log")]

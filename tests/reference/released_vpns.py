@@ -25,9 +25,8 @@ class KeepAbove(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: object, magnitude: Tensor, threshold: float) -> Tensor:
-        mask = torch.ones_like(magnitude)
-        mask[magnitude <= threshold] = 0
-        return mask
+        zeros, ones = torch.zeros_like(magnitude), torch.ones_like(magnitude)
+        return torch.where(magnitude <= threshold, zeros, ones)
 
     @staticmethod
     def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
@@ -102,13 +101,14 @@ class Release:
     def _loss(self, batch: Batch, *, prompted: bool, finding: bool) -> Tensor:
         images, labels = batch
         weights = {}
+        masks = {} if finding else self.masks()
         for name, score in self.scores.items():
             weight = self.net.get_parameter(f"{name}.weight")
             if finding:
                 mask = KeepAbove.apply(score.abs(), self.threshold)
                 weights[f"{name}.weight"] = mask * weight.detach()
             else:
-                weights[f"{name}.weight"] = self.masks()[name] * weight
+                weights[f"{name}.weight"] = masks[name] * weight
         logits = functional_call(self.net, weights, (self._inputs(images, prompted),))
         return functional.cross_entropy(logits.index_select(1, self.rows), labels)
 
@@ -126,19 +126,32 @@ class Release:
         losses = []
         for _ in range(epochs):
             for pair in batches:
-                for batch, prompted in zip(pair, (True, False), strict=True):
-                    loss = self._loss(batch, prompted=prompted, finding=finding)
-                    for optimizer in optimizers:
-                        optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    own.step()
-                    if prompted:
-                        prompt.step()
-                    if finding:
-                        self.set_threshold()
-                    losses.append(loss.item())
+                losses += self.iterate(own, prompt, pair, finding=finding)
             for schedule in schedules:
                 schedule.step()
+        return losses
+
+    def iterate(
+        self,
+        own: torch.optim.Optimizer,
+        prompt: torch.optim.Optimizer,
+        pair: tuple[Batch, Batch],
+        *,
+        finding: bool,
+    ) -> list[float]:
+        """Take one iteration, two updates; return their losses."""
+        losses = []
+        for batch, prompted in zip(pair, (True, False), strict=True):
+            loss = self._loss(batch, prompted=prompted, finding=finding)
+            for optimizer in (own, prompt):
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            own.step()
+            if prompted:
+                prompt.step()
+            if finding:
+                self.set_threshold()
+            losses.append(loss.item())
         return losses
 
     def find(

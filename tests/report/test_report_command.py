@@ -15,6 +15,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.cli import main
 from vpns_lightning.report.definitions import IDS
 from vpns_lightning.report.make import make_report
+from vpns_lightning.report.styles import LOOKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -235,3 +236,66 @@ def test_nothing_in_a_result_can_become_part_of_the_page(tmp_path: Path) -> None
     stored = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert stored is not None
     assert json.loads(stored.group(1))["runs"][0]["command"] == evil
+
+
+def test_a_paper_s_figure_has_its_width_and_no_title(runs: Path, tmp_path: Path) -> None:
+    said = ("--only", "fig4", "--style", "paper", "--format", "pdf,svg,png")
+    assert status(runs, "--output", tmp_path, *said) == 0
+    assert (tmp_path / "fig4.pdf").read_bytes().startswith(b"%PDF")
+    width, _ = png_size(tmp_path / "fig4.png")
+    assert width == 975  # 3.25 inches of 300 dots
+    svg = (tmp_path / "fig4.svg").read_text()
+    title = "VPNs and the baselines on eight data sets"
+    assert title not in svg
+    assert ">VPNs</text>" in svg
+    caption = (tmp_path / "fig4.caption.txt").read_text()
+    assert caption.startswith(f"{title}. Mean and standard deviation over 2 seeds")
+    assert status(runs, "--output", tmp_path, *said, "--style", "slides", "--width", "8") == 0
+    assert png_size(tmp_path / "fig4.png")[0] == 2400
+    assert title in (tmp_path / "fig4.svg").read_text()
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    head = path.read_bytes()[16:24]
+    return int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
+
+
+def test_a_single_seed_is_nowhere_said_to_have_a_deviation(tmp_path: Path) -> None:
+    folder = write(tmp_path / "runs", *grid(("VPNs", "OMP", "Dense"), (0.5, 0.9), (7,)))
+    for style in ("paper", "slides", "screen"):
+        make_report([folder], tmp_path / style, look=LOOKS[style])
+        texts = [
+            p for p in (tmp_path / style).iterdir() if p.suffix in {".svg", ".md", ".tex", ".txt"}
+        ]
+        assert len(texts) > 10
+        assert not [p.name for p in texts if "deviation" in p.read_text()]
+
+
+def test_more_curves_than_a_panel_holds_are_shown_family_by_family(tmp_path: Path) -> None:
+    pruners = ("OMP", "SNIP", "GraSP", "SynFlow", "LTH", "BiP")
+    methods = ("VPNs", "HYDRA", *pruners, *(f"VPNs w. {name}" for name in pruners))
+    folder = write(tmp_path / "runs", *grid(methods, (0.5, 0.9), (7,), grid="many"))
+    make_report([folder], tmp_path, only=["many"])
+    svg = (tmp_path / "many.svg").read_text()
+    assert svg.count(">test accuracy (%)</text>") == 7
+    assert all(svg.count(f">{name}</text>") == 1 for name in methods)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--format", "jpg,png"], "--format 'jpg' is unknown"),
+        (["--width", "wide"], "--width must be column, page, or from 2 to 40 inches"),
+        (["--font-size", "0"], "--font-size must be from 4 to 72 points"),
+        (["--style", "poster"], "poster"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_line(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str],
+    reason: str,
+) -> None:  # fmt: skip
+    assert status(runs, "--output", tmp_path / "report", *arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert reason in said
+    assert not (tmp_path / "report").exists()

@@ -9,10 +9,11 @@ import pytest
 from toy_results import PAD, as_run, grid, result
 
 from vpns_lightning.report.definitions import DEFINITIONS, Definition
+from vpns_lightning.report.drawing import unbroken
 from vpns_lightning.report.exhibits import Exhibit, build
-from vpns_lightning.report.figures import STYLES, styles_of, unbroken
 from vpns_lightning.report.membership import members, overview
 from vpns_lightning.report.runs import Run
+from vpns_lightning.report.styles import STYLES, styles_of
 
 BY_ID = {definition.id: definition for definition in DEFINITIONS}
 

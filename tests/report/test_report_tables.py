@@ -1,10 +1,14 @@
 """Tables: hand-checked numbers, the best in bold, and text that Markdown and LaTeX take."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from matplotlib import rc_context
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from toy_results import as_run, grid, result
 
 from vpns_lightning.base.errors import UserError
@@ -147,7 +151,7 @@ def test_latex_escapes_what_it_would_read_as_commands() -> None:
     )
     cells = ((Cell("VPNs_x"), Cell("1.00 ± 0.10 (2)", bold=True)),)
     lines = to_latex(Table("50 % & more", ("method", "90 %"), cells)).splitlines()
-    assert r"VPNs\_x & \textbf{1.00 $\pm$ 0.10 (2)} \\" in lines
+    assert r"VPNs\_x & \textbf{1.00}$_{\pm 0.10}$ \\" in lines
     assert r"method & 90 \% \\" in lines
     assert r"\caption{50 \% \& more.}" in lines
     assert lines.count(r"\end{tabular}") == 1
@@ -233,3 +237,40 @@ def test_an_overlay_merges_mappings_and_replaces_classes() -> None:
     merged = overlaid(base, {"find": {"opt": {"class_path": "B"}}})
     assert merged == {"find": {"epochs": 3, "opt": {"class_path": "B"}}}
     assert base["find"]["opt"]["class_path"] == "A"
+
+
+def latex_width(cell: str, points: float) -> float:
+    """Return the width in points of what TeX's own font makes of a cell."""
+    plain = re.sub(r"\\textbf\{([^{}]*)\}", r"\1", cell).replace(r"\,", "").replace("\\%", "%")
+    font = FontProperties(family="cmr10", size=points)
+    return float(TextPath((0, 0), plain, prop=font).get_extents().width)
+
+
+def test_four_sparsities_fit_a_column_of_latex() -> None:
+    methods = ("VPNs", "HYDRA", "SynFlow", "VPNs w. Random")
+    text = to_latex(table_of(*grid(methods, (0.5, 0.7, 0.8, 0.95), (7, 9, 17))), "mine")
+    assert r"\label{tab:mine}" in text
+    assert r"\begin{table}" in text
+    assert "over seeds, 3 seeds; best" in text
+    rows = [r.removesuffix(r" \\").split(" & ") for r in text.splitlines() if " & " in r]
+    with rc_context({"mathtext.fontset": "cm"}):
+        widths = [
+            max(latex_width(cell, 8) for cell in column) for column in zip(*rows, strict=True)
+        ]
+    assert sum(widths) + 4 * 2 * 3 < 3.25 * 72.27  # tabcolsep of 3 pt at both sides
+
+
+def test_counts_that_differ_stand_in_the_cells_and_intervals_below_the_means() -> None:
+    rows = ((Cell("OMP"), Cell("70.10 ± 0.20 (2)"), Cell("65.00 (1)")),)
+    text = to_latex(Table("a", ("method", "50 %", "90 %"), rows, "Mean, (number of seeds)."))
+    assert r"OMP & 70.10$_{\pm 0.20}$\,(2) & 65.00\,(1) \\" in text
+    assert "(number of seeds)" in text
+    rows = ((Cell("OMP"), Cell("+1.20 [+0.40, +2.00] (3)", bold=True)),)
+    text = to_latex(Table("a", ("minus", "50 %"), rows, "(number of pairs)"))
+    assert r"\shortstack{\textbf{+1.20}\\{\tiny {[}+0.40, +2.00]}}" in text
+    assert r"\caption{a. 3 pairs}" in text
+
+
+def test_more_levels_than_a_column_holds_take_the_page() -> None:
+    table = table_of(*grid(("VPNs", "OMP"), (0.5, 0.6, 0.7, 0.8, 0.9)))
+    assert r"\begin{table*}" in to_latex(table)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ from toy_run import Parts
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import (
+    FixPrompt,
+    IdentityMapping,
     IterativeMapping,
+    LowRankPrompt,
     PadPrompt,
+    Prompt,
     PromptedClassifier,
+    RandomPrompt,
     greedy_assignment,
 )
 from vpns_lightning.pruners import Dense, Hydra
@@ -340,22 +346,92 @@ def test_the_dense_pruner_finds_in_no_epochs() -> None:
     assert MaskFinding(new_network(), Dense(), sparsity=0, epochs=30).epochs == 0
 
 
-# of 48 images: two whole batches and one of 8; one whole batch; one that is never whole
-@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own, compiling
-@pytest.mark.parametrize("batch_size", [20, 48, 64])
-def test_a_smaller_last_batch_compiles_nothing_anew(batch_size: int, tmp_path: Path) -> None:
-    graphs = []
+# torch's own, while it compiles
+compiling = pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 
-    def backend(graph: GraphModule, inputs: Any) -> Callable[..., Any]:
-        graphs.append(graph)
+
+class Graphs:
+    """Stands in for the compiler: keeps graphs, and runs them operator by operator."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.compiler.reset()
+        self.kept: list[GraphModule] = []
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=self.keep))
+
+    def keep(self, graph: GraphModule, inputs: Any) -> Callable[..., Any]:
+        self.kept.append(graph)
         return graph.forward
 
-    torch._dynamo.reset()
+    def calls(self) -> list[set[str]]:
+        return [{getattr(n.target, "__name__", "") for n in g.graph.nodes} for g in self.kept]
+
+
+# of 48 images: two whole batches and one of 8; one whole batch; one that is never whole
+@compiling
+@pytest.mark.parametrize("batch_size", [20, 48, 64])
+def test_a_smaller_last_batch_compiles_nothing_anew(
+    batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = Graphs(monkeypatch)
     parts = Parts(epochs=2)
     parts.warmup = parts.tune = None
     parts.data.batch_size = batch_size
     parts.network.compiled = True
-    parts.network.backbone.compile(backend=backend)
     parts.fit(tmp_path, enable_progress_bar=False)
-    torch._dynamo.reset()
-    assert len(graphs) == 1
+    assert len(graphs.kept) == 1
+
+
+PROMPTS: dict[str, Callable[[], Prompt | None]] = {
+    "pad": lambda: PadPrompt(14, 3),
+    "drawn place": lambda: RandomPrompt(14, 6),
+    "fixed": lambda: FixPrompt(14, 6, squash="sigmoid", clamp="native"),
+    "low rank": lambda: LowRankPrompt(14, 2),
+    "none": lambda: None,
+}
+
+
+@compiling
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "drawn place" else [pytest.mark.slow]) for n in PROMPTS],
+)
+def test_prompt_normalisation_backbone_and_loss_are_one_graph_with_the_same_end(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(compiled: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        network = PromptedClassifier(
+            ToyNet(classes=4), 4, prompt=PROMPTS[name](), mapping=IdentityMapping()
+        )
+        network.compiled = compiled
+        network.fit_mapping()
+        find = finding(network)
+        fit(find, ToyData(**views_of(3)))
+        find.pruner.finish(network, 0.5)
+        fit(tuning(network), ToyData(**views_of(3)))
+        return network.state_dict()
+
+    expected = trained(False)
+    graphs = Graphs(monkeypatch)
+    found = trained(True)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert len(graphs.kept) == 2
+    for calls in graphs.calls():
+        assert {"cross_entropy", "sub", "truediv"} <= calls
+        # only what draws from torch's generator stays outside
+        assert ("pad" in calls) == (name not in {"drawn place", "none"})
+
+
+@compiling
+@pytest.mark.slow
+def test_equal_networks_share_their_graphs_and_others_have_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs = Graphs(monkeypatch)
+    kinds = [type(f"Net{number}", (ToyNet,), {}) for number in range(6)]
+    for number in (1, 1, 2, 3, 4, 5):  # torch keeps no more than eight graphs of one function
+        network = new_network(backbone=kinds[number](classes=10 * number))
+        network.compiled = True
+        stage = MaskFinding(network, Hydra(), sparsity=0.5, epochs=1, views=("prompted", "plain"))
+        fit(stage, ToyData(**views_of(2)))
+        assert len(graphs.kept) == 2 * number

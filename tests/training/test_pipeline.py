@@ -1,10 +1,12 @@
 """A run from its first epoch to its result, its folder, and running it again."""
 
 import json
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
@@ -297,7 +299,7 @@ def test_trainer_options_that_cannot_work_are_refused(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"devices": 0}, r"^trainer: .*devices"),
+        ({"devices": 0}, r"^trainer\.devices 0 is no number of devices"),
         ({"limit_train_batches": 0.01}, r"^trainer: .*Please increase the `limit_train_batches`"),
     ],
 )
@@ -381,6 +383,50 @@ def test_a_stage_that_a_callback_stopped_says_what_ran(tmp_path: Path) -> None:
     assert (find["epochs"], "stopped" in find) == (2, False)
     assert result["epochs"] == 5
     assert [part["name"] for part in result["parts"]["callbacks"]] == ["EarlyStopping"]
+
+
+def test_a_stage_that_was_stopped_and_killed_trains_no_further(tmp_path: Path) -> None:
+    stopping = EarlyStopping("tune/acc", mode="max", stopping_threshold=-1.0, strict=False)
+    with pytest.raises(Killed):
+        Parts().fit(tmp_path, stopping, KillAtEnd("tune"))
+    tune = Parts().fit(tmp_path, stopping)["stages"]["tune"]
+    assert (tune["epochs"], tune["stopped"], tune["gradient_steps"]) == (1, True, 3)
+
+
+class Ask(pl.Callback):
+    """Send this process a signal at the second batch of an epoch of tuning."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, stage: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (stage.name, trainer.current_epoch, batch_idx) == ("tune", 1, 1):
+            signal.raise_signal(self.signum)
+
+
+@pytest.mark.parametrize(
+    ("signum", "left"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)],
+)
+def test_a_signal_is_answered_after_the_batch_at_hand_and_its_epoch_logged_whole(
+    finished: tuple[Path, dict[str, Any], Parts],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    signum: int,
+    left: type[BaseException],
+) -> None:
+    with pytest.raises(left):
+        Parts().fit(tmp_path, Ask(signum))
+    assert "stopped after batch 2 of epoch 2, saved in" in capsys.readouterr().out
+    resumed = Parts()
+    resumed.fit(tmp_path)
+    assert_same(resumed, finished[2])
+    for one, other in zip(
+        *(read_metrics(path / "metrics.csv") for path in (tmp_path, finished[0])), strict=True
+    ):
+        assert one == other
 
 
 EMA = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging"}

@@ -8,25 +8,8 @@ from typing import Any
 import torch
 import yaml
 
-Config = dict[str, Any]
+from toy_config import BASE, Config, laid
 
-BASE: Config = {
-    "network": {
-        "backbone": "squeezenet1_1",
-        "prompt": {"class_path": "PadPrompt", "init_args": {"canvas_size": 32, "pad_size": 4}},
-        "mapping": "IdentityMapping",
-    },
-    "find": {"pruner": "Hydra", "sparsity": 0.5, "epochs": 1},
-    "tune": {"epochs": 1},
-    "data": {"class_path": "Digits", "init_args": {"input_size": 32, "batch_size": 16}},
-    "trainer": {
-        "accelerator": "cpu",
-        "limit_train_batches": 1,
-        "limit_val_batches": 1,
-        "limit_test_batches": 1,
-        "enable_progress_bar": False,
-    },
-}
 PLAIN_KEYS = ("network.backbone", "network.weights", "find.views", "trainer.devices")
 CLASS_KEYS = (
     *("data", "network.prompt", "network.mapping", "find.pruner", "find.optimizer"),
@@ -65,17 +48,6 @@ def shell(mark: Path) -> list[Config]:
         {"class_path": "vpns_lightning.cli.import_module", "init_args": {"name": "evil_module"}},
         {"class_path": "builtins.exec", "init_args": {"source": "import evil_module"}},
     ]
-
-
-def laid(key: str, value: object) -> Config:
-    """Return the base config with a dotted key set."""
-    config: Config = json.loads(json.dumps(BASE))
-    *sections, last = key.split(".")
-    place = config
-    for section in sections:
-        place = place.setdefault(section, {})
-    place[last] = value
-    return config
 
 
 def configs(folder: Path, mark: Path) -> Iterator[tuple[str, Config | str]]:

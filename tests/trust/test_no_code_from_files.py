@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from payloads import BASE, Config, configs, evil_module, laid, pickles
+from payloads import configs, evil_module, pickles
 
+from toy_config import BASE, Config, laid
 from toy_folder import finished_network, write_folder
 from vpns_lightning import cli
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from payloads import BASE, laid
 
+from toy_config import BASE, laid
 from vpns_lightning import cli
 
 pytestmark = pytest.mark.trust

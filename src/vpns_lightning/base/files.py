@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -22,8 +23,11 @@ def replacing(path: Path) -> Iterator[Path]:
     file as it was.
 
     Raises:
+        UserError: The path is that of a device or folder, which stays as it is.
         OSError: The folder cannot be written or the disk is full.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # pathlib raises for a long name
+        raise UserError(f"{path} is no file but a folder or device: name a file to write")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,10 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(
+def writing(
     path: Path, *, needed: int = 0, faults: tuple[type[Exception], ...] = ()
-) -> Iterator[Path]:
-    """Do as :func:`replacing`, and say in one line why a file could not be written.
+) -> Iterator[None]:
+    """Say in one line why a file could not be written.
 
     Args:
         path: The file.
@@ -56,27 +60,46 @@ def whole_file(
     if not path.name:
         raise UserError(f"{str(path)!r} is a folder, not a file to write: name a file in it")
     try:
-        with replacing(path) as temporary:
-            yield temporary
+        yield
     except UserError:
         raise
     except Exception as error:
         if not isinstance(error, (OSError, *faults)):
             raise
         said = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        if _is_full(path.parent, needed):
-            said = f"disk full: {max(needed >> 20, 1):,} MB needed in {path.parent}"
+        said = _if_full(path.parent, needed, getattr(error, "errno", None)) or said
         raise UserError(
             f"{path} could not be written ({said or error}): free space or choose "
             "another folder; what was there before is untouched"
         ) from error
 
 
-def _is_full(folder: Path, needed: int) -> bool:
+@contextmanager
+def whole_file(
+    path: Path, *, needed: int = 0, faults: tuple[type[Exception], ...] = ()
+) -> Iterator[Path]:
+    """Do as :func:`replacing` and :func:`writing`."""
+    with writing(path, needed=needed, faults=faults), replacing(path) as temporary:
+        yield temporary
+
+
+def _if_full(folder: Path, needed: int, number: int | None) -> str:
+    """Return how much was needed where the disk was full, else nothing.
+
+    Args:
+        folder: Where something was written.
+        needed: Its bytes, 0 where that is not known.
+        number: By which the system says why it failed.
+    """
     try:
-        return shutil.disk_usage(folder).free < needed
+        free = shutil.disk_usage(folder).free
     except OSError:
-        return False
+        return ""
+    if free < needed:
+        return f"disk full: {max(needed >> 20, 1):,} MB needed in {folder}"
+    if number in {errno.ENOSPC, errno.EDQUOT}:
+        return f"disk full: at least {(free >> 20) + 1:,} MB needed in {folder}"
+    return ""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -122,6 +145,20 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[bool]:
                 stacklevel=4,
             )
         yield not held_elsewhere
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds a lock file; it is only read, as others' files may be."""
+    import fcntl  # POSIX only, as above
+
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False
 
 
 def text_hash(text: str) -> str:

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -123,15 +124,22 @@ def _of_class(key: str, rest: str, value: object, chosen: dict[str, type]) -> st
     """Return what is wrong with the class that a key names, or with an argument of it."""
     base = CLASSES[key.rpartition(".")[2]]
     if rest in {"", "class_path"}:
+        if any(_is_number(item) for item in (value if isinstance(value, list) else [value])):
+            return f"{key} names a class, got {value!r}; allowed: {_listed(classes(base))}"
         name = value.get("class_path") if isinstance(value, Mapping) else value
         return _of_name(key, base, name, chosen) if isinstance(name, str) else None
     if rest == "help" or rest.startswith("dict_kwargs"):
         return None
     name = rest.removeprefix("init_args.").partition(".")[0].removesuffix("+")
     cls = chosen.get(key)
+    if cls is None and base in {Optimizer, LRScheduler} and not isinstance(value, Mapping):
+        return (
+            f"{key}.{name} is an option of a class that was not named: give --{key} NAME before "
+            f"it; allowed: {_listed(classes(base))}"
+        )
     if rest == "init_args" or cls is None:
         return None
-    allowed = _options(cls)
+    allowed = options_of(cls)
     if name not in allowed:
         hint = nearest(name, allowed)
         return (
@@ -158,7 +166,7 @@ def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names))
 
 
-def _options(cls: type) -> dict[str, Any]:
+def options_of(cls: type) -> dict[str, Any]:
     """Return the arguments of a class with their annotations, those it passes on included."""
     options: dict[str, Any] = {}
     for owner in cls.__mro__:
@@ -194,17 +202,21 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _unfit(owner: type, name: str, key: str, value: object) -> str | None:
     """Return that a value is not of the kind an argument takes, judged by the parser itself."""
-    annotation = _options(owner).get(name, Any)
+    annotation = options_of(owner).get(name, Any)
     kinds = _in_words(annotation)
-    if kinds is None:
+    if kinds is None and not _is_number(value):
         return None
     probe = ArgumentParser(exit_on_error=False)
     probe.add_argument("--value", type=annotation)
     try:
         probe.parse_object({"value": value})
     except Exception:  # whatever the parser says, the value does not fit
-        return f"{key} is {kinds}, got {value!r}"
+        return f"{key} is {kinds or 'no number'}, got {value!r}"
     return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _in_words(annotation: Any) -> str | None:
@@ -216,8 +228,8 @@ def _in_words(annotation: Any) -> str | None:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in {Union, types.UnionType}:
-        parts = [_in_words(part) for part in get_args(annotation)]
-        return None if None in parts else " or ".join(part for part in parts if part)
+        parts = [_in_words(part) for part in get_args(annotation) if part is not Tensor]
+        return None if None in parts else " or ".join(dict.fromkeys(part for part in parts if part))
     return None
 
 

@@ -23,6 +23,7 @@ from vpns_lightning.commands.keys import (
     default_folder,
 )
 from vpns_lightning.commands.measuring import classify, measure
+from vpns_lightning.commands.naming import naming_parts
 from vpns_lightning.commands.parsing import import_plugins, parse, taken
 from vpns_lightning.commands.trainer_section import machine_of
 from vpns_lightning.data import ImageData
@@ -205,7 +206,7 @@ class VPNsCLI(LightningCLI):
         if "find" not in config:
             self.config_init = instantiate(self.parser, self.config)
             return
-        self.machine = machine_of(config.trainer, self.folder)
+        self.machine = machine_of(config.trainer, self.folder, keeps_files=config.log_artifacts)
         config.trainer = Namespace()  # type: ignore[no-untyped-call]
         self.config_init = instantiate(self.parser, self.config)
         built = self._of_subcommand(self.config_init)
@@ -234,6 +235,7 @@ class VPNsCLI(LightningCLI):
             seed=config.seed_everything,
             config=self.record,
             other_processes=config.other_processes,
+            log_artifacts=config.log_artifacts,
             source=config["from"],
         )
 
@@ -278,11 +280,12 @@ def run(arguments: Sequence[str]) -> None:
     subcommand, *options = arguments
     if not options:
         raise UserError(BARE[subcommand])
-    if subcommand == "fit":
-        VPNsCLI([subcommand, *_from_run(options)])
-        return
-    for each in _for_each_run(subcommand, options):
-        VPNsCLI([subcommand, *each])
+    with naming_parts():
+        if subcommand == "fit":
+            VPNsCLI([subcommand, *_from_run(options)])
+            return
+        for each in _for_each_run(subcommand, options):
+            VPNsCLI([subcommand, *each])
 
 
 def _from_run(options: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from vpns_lightning.data.unlabelled import ImageFiles, Unlabelled, image_files
 from vpns_lightning.runs.loading import LoadedRun
 from vpns_lightning.stages.steps import refusing
 from vpns_lightning.training.evaluating import Evaluation, Prediction
-from vpns_lightning.training.machine import NOT_FITTING, quiet_lightning
+from vpns_lightning.training.machine import NOT_FITTING, check_devices, quiet_lightning
 
 
 def measure(
@@ -133,6 +133,7 @@ def _write(
 
 def _run(loaded: LoadedRun, options: Mapping[str, Any], work: Callable[[Trainer], object]) -> None:
     """Do the work with a Trainer that writes nothing."""
+    check_devices(options)
     with quiet_lightning():
         with refusing("trainer", NOT_FITTING):
             trainer = Trainer(

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
 from vpns_lightning.base.renamed import RENAMED_STAGES
+from vpns_lightning.base.shipped import config_file
 from vpns_lightning.base.trust import trust
 from vpns_lightning.commands.diagnosis import SECTIONS, explained
 from vpns_lightning.commands.keys import Parser, ParsingError
@@ -95,11 +96,13 @@ def taken(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], li
 
 def _config_of_today(path: str) -> str:
     """Return a config file's path, or its content under present names where it uses old ones."""
-    file = Path(path)
-    # of os, which says no of a name that is too long, where pathlib raises
-    if path.lstrip().startswith("{") or not os.path.isfile(file):
+    if path.lstrip().startswith("{"):
         return path
-    content = read_config_file(file)
+    path = str(config_file(path))
+    # of os, which says no of a name that is too long, where pathlib raises
+    if not os.path.isfile(path):
+        return path
+    content = read_config_file(Path(path))
     found = [old for old in RENAMED_STAGES if isinstance(content, dict) and old in content]
     if not found:
         return path
@@ -116,9 +119,9 @@ def read_config_file(path: Path) -> Any:
         UserError: The file is missing, is no YAML, or names a class of a package that nobody named
             on the command line.
     """
+    if os.path.isdir(path):
+        raise UserError(f"config file {path} is a folder: name a file in it")
     try:
-        if path.is_dir():
-            raise UserError(f"config file {path} is a folder: name a file in it")
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist") from None
@@ -126,12 +129,15 @@ def read_config_file(path: Path) -> Any:
         raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"config file {path} is no YAML: {error}") from None
-    if isinstance(content, dict) and content.get("config"):
+    if not isinstance(content, dict):
+        held = "is empty" if content is None else f"holds {type(content).__name__}, not keys"
+        raise UserError(f"config file {path} {held}: configs/quickstart.yaml shows one")
+    if content.get("config"):
         raise UserError(
             f"config file {path} names other config files: name them on the command line, one "
             "--config after another"
         )
-    for section in SECTIONS if isinstance(content, dict) else ():
+    for section in SECTIONS:
         # a text names a file with the section's keys
         if not isinstance(content.get(section) or {}, dict | str):
             raise UserError(

@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.report.definitions import DEFINITIONS
 from vpns_lightning.report.make import make_report
 from vpns_lightning.report.panels import Report
+from vpns_lightning.report.styles import FORMATS, LOOKS, PRINT_DPI, WIDTHS, Look
+from vpns_lightning.report.wandb_run import send
 
 
 class _Parser(argparse.ArgumentParser):
@@ -19,8 +22,8 @@ def run(arguments: Sequence[str]) -> None:
     """Run ``vpns report``.
 
     Raises:
-        UserError: The command line is wrong, there are no results, or a figure that was asked for
-            cannot be drawn.
+        UserError: The command line is wrong, there are no results, a figure that was asked for
+            cannot be drawn, or W&B does not take the report.
     """
     ids = "\n".join(f"  {d.id:<7} {d.title}" for d in DEFINITIONS)
     parser = _Parser(
@@ -40,11 +43,76 @@ def run(arguments: Sequence[str]) -> None:
         help="draw these alone: an id of the paper, or the name of a grid",
     )
     parser.add_argument(
-        "--configs", type=Path, default=Path("configs"), help="config files, read for tabA2"
+        "--configs", type=Path, help="config files, read for tabA2; those of vpns where left out"
+    )
+    _add_look(parser)
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log tables, charts and figures as one W&B run too"
     )
     given = parser.parse_args(list(arguments))
-    report = make_report(given.runs, given.output, only=given.only, configs=given.configs)
+    report = make_report(
+        given.runs, given.output, only=given.only, configs=given.configs, look=_look(given)
+    )
     print(_closing(report, given.output))
+    if given.wandb:
+        print(send(report, given.output, given.wandb))
+
+
+def _add_look(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--style",
+        choices=tuple(LOOKS),
+        default="screen",
+        help="paper: column width, 8 pt, no title in the picture; slides: 12 inches, 16 pt",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT,...",
+        help=f"of the figures, of {', '.join(FORMATS)}; png,svg where left out, pdf,png in a paper",
+    )
+    parser.add_argument(
+        "--width", help=f"of the figures: {', '.join(WIDTHS)}, or inches; of a paper: column"
+    )
+    parser.add_argument("--font-size", type=float, metavar="POINTS", help="of the figures' labels")
+
+
+def _look(given: argparse.Namespace) -> Look:
+    """Return the sizes that were asked for.
+
+    Raises:
+        UserError: A format is unknown, or a size is none.
+    """
+    look = LOOKS[given.style]
+    if given.format is not None:
+        names = [name.strip().lower() for name in given.format.split(",")]
+        for name in names:
+            if name not in FORMATS:
+                allowed = ", ".join(FORMATS)
+                raise UserError(
+                    f"--format {name!r} is unknown{nearest(name, FORMATS)}; "
+                    f"allowed: {allowed}, several with commas between"
+                )
+        chosen = tuple(name for name in FORMATS if name in names)
+        look = replace(look, formats=chosen, dpi=PRINT_DPI)
+    if given.width is not None:
+        look = replace(look, width=_inches(given.width))
+    if given.font_size is not None:
+        if not 4 <= given.font_size <= 72:
+            raise UserError(f"--font-size must be from 4 to 72 points, got {given.font_size:g}")
+        look = replace(look, font=given.font_size)
+    return look
+
+
+def _inches(text: str) -> float:
+    try:
+        inches = WIDTHS[text] if text in WIDTHS else float(text)
+    except ValueError:
+        inches = 0.0
+    if not 2 <= inches <= 40:
+        raise UserError(
+            f"--width must be {', '.join(WIDTHS)}, or from 2 to 40 inches, got {text!r}"
+        )
+    return inches
 
 
 def _closing(report: Report, output: Path) -> str:

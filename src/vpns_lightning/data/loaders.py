@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vpns_lightning.data.images.dataset import ImageDataset, IndexedBatch
 from vpns_lightning.data.images.sampler import EvalSampler, ViewSampler
-from vpns_lightning.data.workers import choose_workers, one_ahead, outlive_signals
+from vpns_lightning.data.workers import Refused, choose_workers, one_ahead, outlive_signals
 
 
 class Position(NamedTuple):
@@ -67,8 +68,17 @@ class ImageLoader(DataLoader[IndexedBatch]):
         """Iterate over one epoch."""
         with torch.device("cpu"):  # whatever the default device while a network is built
             batches = super().__iter__()
-        ahead = self.pin_memory and not self.num_workers
-        return one_ahead(batches) if ahead else batches
+        if self.num_workers:
+            return _raising(batches)
+        return one_ahead(batches) if self.pin_memory else batches
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield what loader processes made; raise what they refused to make."""
+    for batch in batches:
+        if isinstance(batch, Refused):
+            raise batch.error
+        yield batch
 
 
 class ViewLoader(ImageLoader):

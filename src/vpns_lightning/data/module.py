@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import is_first_process, say
 from vpns_lightning.data.access import located, obtain, reading
 from vpns_lightning.data.check import (
@@ -60,6 +61,9 @@ class ImageData(Feeding):
             every seed and machine, by the hash of their names. None for all.
         limit_test_per_class: Test images of each class, chosen alike. None for all.
         exif_rotation: Whether images are turned and mirrored as their EXIF data say.
+        decode_on_device: Whether JPEG files that no cache keeps are decoded by torchvision on the
+            device of the network: on a GPU by its own decoder, while workers only read files.
+            Pixels differ a little from those decoded otherwise.
         download: Download what is missing, where that is possible.
         on_bad_image: ``error`` stops at an image that cannot be decoded, ``skip`` logs it and goes
             on as long as at most 1 % are bad.
@@ -87,6 +91,7 @@ class ImageData(Feeding):
         limit_per_class: int | None = None,
         limit_test_per_class: int | None = None,
         exif_rotation: bool = False,
+        decode_on_device: bool = False,
         download: bool = True,
         on_bad_image: OnBadImage = "error",
         seed: int = 7,
@@ -107,7 +112,10 @@ class ImageData(Feeding):
         self.cache_folder = Path(cache_dir or root).expanduser() / ".vpns_cache"
         self.limit_per_class = limit_per_class
         self.limit_test_per_class = limit_test_per_class
+        if decode_on_device and exif_rotation:
+            raise UserError("decode_on_device turns no images: leave out exif_rotation, or it")
         self.exif_rotation = exif_rotation
+        self.decode_on_device = decode_on_device
         self.download = download
         self.on_bad_image: OnBadImage = on_bad_image
         self._splits: dict[SplitName, Split] = {}
@@ -207,7 +215,13 @@ class ImageData(Feeding):
                 self.cache_folder,
                 self.split("train"),
                 self.split("test"),
-                keeping.Plan(self.input_size, self.cache, self.cache_limit, self.on_bad_image),
+                keeping.Plan(
+                    self.input_size,
+                    self.cache,
+                    self.cache_limit,
+                    self.on_bad_image,
+                    self.decode_on_device,
+                ),
             )
         return self._stores
 

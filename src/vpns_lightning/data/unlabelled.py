@@ -16,6 +16,7 @@ from vpns_lightning.data.folders import IMAGE_SUFFIXES, scan
 from vpns_lightning.data.images.decode import decode, resize
 from vpns_lightning.data.images.sampler import EvalSampler
 from vpns_lightning.data.images.transforms import EvalTransform
+from vpns_lightning.data.workers import handing_back
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -52,6 +53,7 @@ class ImageFiles(Dataset["tuple[Tensor, Tensor]"]):
         """Return the number of files."""
         return len(self.files)
 
+    @handing_back
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return uint8 images of shape (N, 3, size, size) and their positions.
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+from torch.utils.data import get_worker_info
+
+from vpns_lightning.base.errors import UserError
 
 Item = TypeVar("Item")
 
@@ -33,6 +39,32 @@ def choose_workers(ranks: int, loaders: int) -> int:
     if cores > int(os.environ.get("SLURM_CPUS_PER_TASK") or 0):
         cores //= max(ranks, 1)
     return max(1, min(MOST, cores // max(loaders, 1)))
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What a loader process hands back in place of a batch; torch would add its own traceback.
+
+    Attributes:
+        error: What is wrong with the images.
+    """
+
+    error: UserError
+
+
+def handing_back(fetch: Callable[[Any, list[int]], Item]) -> Callable[[Any, list[int]], Item]:
+    """Return how a data set fetches a batch, where a loader process hands its refusals back."""
+
+    @wraps(fetch)
+    def fetched(dataset: Any, indices: list[int]) -> Item:
+        try:
+            return fetch(dataset, indices)
+        except UserError as error:
+            if get_worker_info() is None:
+                raise
+            return Refused(error)  # type: ignore[return-value]  # the loader raises it
+
+    return fetched
 
 
 def outlive_signals(worker: int) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -92,7 +93,9 @@ def write_safetensors(
         if name not in state and name.endswith(".bias"):  # by drop_conv_bias; loading is strict
             state[name] = torch.zeros_like(value)
     layout = {"format": "pt", "layout": "compact" if compact else "plain"}
-    save_file(pack(state) if compact else state, file, metadata=layout | facts)
+    # by way of memory: safetensors and torch do not say that a disk is full, and torch ends the
+    # process
+    file.write_bytes(save(pack(state) if compact else state, metadata=layout | facts))
     stored = unpack(load_file(file))
     plain.load_state_dict(stored)
     network.backbone = plain.eval()
@@ -110,10 +113,11 @@ def write_pt2(
     network: PromptedClassifier, images: Tensor, facts: dict[str, str], file: Path
 ) -> Exported:
     """Write the graph from images (2, 3, i, i) to logits by ``torch.export``; read it back."""
-    # opened here: torch.export warns of any name that does not end in .pt2
-    with file.open("wb") as target:
-        program = _trace(network, images)
-        torch.export.save(program, target, extra_files={"vpns.json": json.dumps(facts)})
+    # in memory first: on a full disk torch would end the process
+    written = BytesIO()
+    program = _trace(network, images)
+    torch.export.save(program, written, extra_files={"vpns.json": json.dumps(facts)})
+    file.write_bytes(written.getbuffer())
     with file.open("rb") as source:
         program = torch.export.load(source)
     return Exported(program.module(), list(program.state_dict.values()))

@@ -1,6 +1,9 @@
 """What a person sees of a running grid: one live table, or plain lines without a terminal."""
 
+import shlex
+import statistics
 import time
+from collections import defaultdict
 from datetime import timedelta
 
 from rich.console import Console
@@ -8,10 +11,12 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.grid.estimate import stage_epochs
 from vpns_lightning.grid.schedule import GridRun, Progress, last_lines
 from vpns_lightning.runs.metrics import read_metrics
 
+LAST = 5  # finished cells that the live table keeps
 _SHOWN = ("acc", "train_acc")  # the first that was logged
 
 
@@ -56,7 +61,7 @@ class Screen:
 
 
 def table(grid: GridRun) -> Table:
-    """Return the live table: a row for each running or failed cell."""
+    """Return the live table: each running and failed cell, and those that were finished last."""
     shown = Table(title=headline(grid), title_justify="left", box=None)
     for name in ("cell", "", "stage", "accuracy", "time"):
         shown.add_column(name, no_wrap=True, overflow="ellipsis")
@@ -67,6 +72,10 @@ def table(grid: GridRun) -> Table:
         shown.add_row(each.cell.name, f"running{attempt}", stage, accuracy, ran)
     for each in grid.of("failed"):
         shown.add_row(each.cell.name, "[red]failed[/red]", escape(each.reason), "", "")
+    ended = sorted((e for e in grid.of("done") if e.here), key=lambda e: -(e.started + e.seconds))
+    for each in ended[:LAST]:
+        reached = f"test {_reached(each)}"
+        shown.add_row(each.cell.name, "[green]done[/green]", "", reached, _duration(each.seconds))
     return shown
 
 
@@ -96,9 +105,7 @@ def line(grid: GridRun, each: Progress) -> str:
         again = f" (attempt {each.attempts}): the last one: {each.reason}"
         text = f"started {name}" + (again if each.attempts > 1 else "")
     elif state == "done":
-        result = each.run.read_result()
-        accuracy = "unknown" if result is None else f"{result.accuracy:.4f}"
-        text = f"done {name}: test accuracy {accuracy}, {each.seconds:.0f} s"
+        text = f"done {name}: test accuracy {_reached(each)}, {each.seconds:.0f} s"
     else:
         text = f"{'will try again' if state == 'waiting' else state} {name}: {each.reason}"
     return f"[{headline(grid)}] {text}"
@@ -107,7 +114,10 @@ def line(grid: GridRun, each: Progress) -> str:
 def position(each: Progress) -> tuple[str, str]:
     """Return ``find 3/30`` and the latest accuracy of a running cell, from its metrics."""
     epochs = stage_epochs(each.cell.config)
-    rows = read_metrics(each.run.metrics)
+    try:
+        rows = read_metrics(each.run.metrics)
+    except UserError:  # the run itself says what is wrong with it
+        rows = []
     if not rows:
         return f"{next(iter(epochs))} 0/{next(iter(epochs.values()))}", ""
     stage = rows[-1]["stage"]
@@ -133,6 +143,7 @@ def print_report(console: Console, grid: GridRun) -> None:
         highlight=False,
         markup=False,
     )
+    _print_best(console, grid)
     failed = grid.of("failed")
     if not failed:
         return
@@ -146,6 +157,51 @@ def print_report(console: Console, grid: GridRun) -> None:
         console.print(f"end of {each.log}:", soft_wrap=True, highlight=False, markup=False)
         for text in last_lines(each.log):
             console.print(f"  {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_best(console: Console, grid: GridRun) -> None:
+    """Print each method's best mean test accuracy over seeds, and what draws all of them."""
+    accuracies: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(dict)
+    for each in grid.of("done"):
+        result = each.run.read_result()
+        if result is None or result.accuracy is None:
+            continue
+        cell = each.cell
+        varied = ", ".join(
+            str(value) if key in {"data", "backbone"} else f"{key.rpartition('.')[2]} {value}"
+            for key, value in cell.axes.items()
+        )
+        levels = accuracies[cell.method, varied]
+        levels.setdefault(cell.sparsity, []).append(100 * result.accuracy)
+    if not accuracies:
+        return
+    best = [
+        (statistics.fmean(values), values, level, *names)
+        for names, levels in accuracies.items()
+        for level, values in [max(levels.items(), key=lambda item: statistics.fmean(item[1]))]
+    ]
+    console.print("best of each method, test accuracy in %:", highlight=False)
+    shown = Table(box=None)
+    shown.add_column("method", overflow="fold")
+    for name in ("accuracy", "seeds", "at sparsity"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for mean, values, level, *names in sorted(best, key=lambda row: -row[0]):
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        method = ", ".join(filter(None, names))
+        shown.add_row(escape(method), f"{mean:.2f}{spread}", str(len(values)), f"{100 * level:g} %")
+    console.print(shown)
+    where = shlex.quote(str(grid.runs))
+    console.print(
+        f"all of them: vpns report {where} --output {shlex.quote(f'report/{grid.runs.name}')}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def _reached(each: Progress) -> str:
+    result = each.run.read_result()
+    return "unknown" if result is None or result.accuracy is None else f"{result.accuracy:.4f}"
 
 
 def _reused(each: Progress) -> bool:

@@ -43,16 +43,13 @@ class PromptedClassifier(nn.Module):
             shows them at their own size, as the released code does.
         drop_conv_bias: Remove the biases of convolutions, as the released code does to VGG.
         channels_last: Keep weights and activations in channels-last memory format.
-        compile: Compile the backbone with ``torch.compile`` for training steps; evaluation runs
-            uncompiled, and so does a training batch of other than ``whole_batch`` images.
+        compile: Compile training steps with ``torch.compile``, from the prompt to the loss (see
+            ``stages.compiling``); evaluation runs uncompiled.
         mean: Channel means subtracted after the prompt.
         std: Channel standard deviations divided by after the prompt.
 
     Raises:
         UserError: Backbone, weights, or mapping do not fit (see there).
-
-    Attributes:
-        whole_batch: Images in a training batch, as the stage that runs says; 0 where nobody did.
     """
 
     mean: Tensor
@@ -88,7 +85,6 @@ class PromptedClassifier(nn.Module):
         self.pad_plain = pad_plain
         self.channels_last = channels_last
         self.compiled = compile
-        self.whole_batch = 0
         self.prompt = prompt
         mapping = mapping or FrequencyMapping()
         keeps_head = not isinstance(mapping, LinearHead)
@@ -115,8 +111,6 @@ class PromptedClassifier(nn.Module):
         leave_bypassed_layers_dense(self.backbone, self.input_side())
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
-        if compile:
-            self.backbone.compile()
 
     def forward(self, images: Tensor, *, prompted: bool = True) -> Tensor:
         """Return logits (N, C) of images (N, 3, i, i) in [0, 1].
@@ -125,23 +119,29 @@ class PromptedClassifier(nn.Module):
             images: The batch.
             prompted: Add the prompt; without one, or with False, images are only padded.
         """
-        logits: Tensor = self.source_logits(images, prompted=prompted)
-        return self.mapping(logits)  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        return self.answers(self.shown(images, prompted=prompted))
 
-    def source_logits(self, images: Tensor, *, prompted: bool = True) -> Tensor:
-        """Return the logits of the backbone's own head, before the mapping."""
+    def shown(self, images: Tensor, *, prompted: bool = True) -> Tensor:
+        """Return what is seen of images (N, 3, i, i): with the prompt or padded, (N, 3, S, S)."""
         if self.prompt is not None and prompted:
             images = self.prompt(images)
         elif self.prompt is not None and self.pad_plain:
             images = pad_to_canvas(images, self.prompt.canvas_size)
-        images = (images - self.mean) / self.std
+        return images
+
+    def answers(self, shown: Tensor) -> Tensor:
+        """Return logits (N, C) of what :meth:`shown` returns."""
+        return self.mapping(self._backbone_logits(shown))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+
+    def source_logits(self, images: Tensor, *, prompted: bool = True) -> Tensor:
+        """Return the logits of the backbone's own head, before the mapping."""
+        return self._backbone_logits(self.shown(images, prompted=prompted))
+
+    def _backbone_logits(self, shown: Tensor) -> Tensor:
+        images = (shown - self.mean) / self.std
         last, first = torch.channels_last, torch.contiguous_format
         images = images.contiguous(memory_format=last if self.channels_last else first)
-        # evaluation and an epoch's smaller last batch skip the compiled call: graphs of their own
-        # would cost more than they save
-        small = self.compiled and self.whole_batch and len(images) != self.whole_batch
-        compiled = self.training and not small
-        logits: Tensor = self.backbone(images) if compiled else self.backbone.forward(images)
+        logits: Tensor = self.backbone(images)
         return logits
 
     def predicted(self, images: Tensor) -> tuple[Tensor, Tensor]:

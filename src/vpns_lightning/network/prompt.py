@@ -57,9 +57,12 @@ class Prompt(nn.Module, ABC):
     Attributes:
         canvas_size: Side S of what the network sees, px.
         num_parameters: Values that are learned (active ones, over three channels).
+        draws: Draws from torch's generator while it trains, which a compiled graph would do from
+            its own; such a prompt is not compiled.
     """
 
     num_parameters: int
+    draws: bool = False
 
     def __init__(self, canvas_size: int) -> None:
         super().__init__()

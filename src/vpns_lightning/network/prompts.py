@@ -92,6 +92,8 @@ class RandomPrompt(RegionPrompt):
         UserError: The square is larger than the canvas.
     """
 
+    draws = True
+
     def __init__(
         self,
         canvas_size: int = 224,

@@ -34,7 +34,7 @@ def scoring(network: PromptedClassifier, bn_mode: BNMode = "eval") -> Iterator[N
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_flags_kept(network))
         stack.enter_context(_statistics_kept(network))
-        network.eval()  # which also leaves a compiled backbone uncompiled
+        network.eval()  # which also runs it uncompiled
         if bn_mode == "train":
             for module in _batch_norms(network):
                 module.train()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.base.files import write_text
+from vpns_lightning.base.shipped import shipped_folder
 from vpns_lightning.report.definitions import DEFINITIONS, IDS, Definition
 from vpns_lightning.report.exhibits import build
 from vpns_lightning.report.figures import draw
@@ -15,6 +16,7 @@ from vpns_lightning.report.page import PAGE_IDS, write_page
 from vpns_lightning.report.panels import Drawn, Report
 from vpns_lightning.report.runs import Run, read_results, rows, to_csv
 from vpns_lightning.report.statistics import difference_table, differences_csv
+from vpns_lightning.report.styles import LOOKS, Look
 from vpns_lightning.report.tables import (
     cost_tables,
     data_table,
@@ -31,7 +33,8 @@ def make_report(
     output: Path,
     *,
     only: Sequence[str] = (),
-    configs: Path = Path("configs"),
+    configs: Path | None = None,
+    look: Look = LOOKS["screen"],
 ) -> Report:
     """Read results, write the report.
 
@@ -39,7 +42,9 @@ def make_report(
         folders: Where to look for ``result.json``.
         output: Folder to write; files of an older report are replaced.
         only: Ids to draw, of the paper or names of grids; all where empty.
-        configs: Folder of config files, for the table of hyper-parameters.
+        configs: Folder of config files, for the table of hyper-parameters; those that come with
+            the package where None.
+        look: Sizes and formats of the figures.
 
     Raises:
         UserError: There are no results, an id is unknown or has no runs, or a figure that was
@@ -55,12 +60,12 @@ def make_report(
     for definition in definitions:
         if only and definition.id not in only:
             continue
-        drawn = _make(definition, members(definition, runs), configs)
+        drawn = _make(definition, members(definition, runs), configs or shipped_folder())
         if drawn is None:
             report.lacking[definition.id] = how_to_make(definition.id)
         else:
             report.drawn.append(drawn)
-    _write(report, output)
+    _write(report, output, look)
     _complain(report, only)
     return report
 
@@ -104,13 +109,15 @@ def how_to_make(name: str) -> str:
     """Return the commands that make the runs of an id."""
     if name == "tabA2":
         return "vpns report --configs FOLDER, the folder of this project's configs"
-    grids = sorted(path for path in GRIDS.glob("*.yaml") if paper_id(path.stem) == name)
+    folder = GRIDS if GRIDS.is_dir() else shipped_folder() / GRIDS.name
+    names = [path.name for path in folder.glob("*.yaml")]
+    grids = sorted(GRIDS / file for file in names if paper_id(Path(file).stem) == name)
     full = [path for path in grids if not path.stem.endswith("_mini")]
     files = full or grids or [GRIDS / f"{name}.yaml"]
     return "; ".join(f"vpns grid {file}" for file in files)
 
 
-def _write(report: Report, output: Path) -> None:
+def _write(report: Report, output: Path, look: Look) -> None:
     def text(name: str, content: str) -> None:
         write_text(output / name, content)
         report.files.append(output / name)
@@ -122,9 +129,10 @@ def _write(report: Report, output: Path) -> None:
         name = drawn.definition.file
         head = f"## {drawn.definition.id}: {drawn.definition.title}\n"
         text(f"{name}.md", "\n".join([head, *map(to_markdown, drawn.tables)]))
-        text(f"{name}.tex", "\n".join(map(to_latex, drawn.tables)))
+        labels = (f"{name}-{i}" if i > 1 else name for i in range(1, len(drawn.tables) + 1))
+        text(f"{name}.tex", "\n".join(map(to_latex, drawn.tables, labels)))
         if drawn.exhibit is not None:
-            report.files += draw(drawn.exhibit, output)
+            report.files += draw(drawn.exhibit, output, look)
     report.files.append(write_page(report, output))
 
 

@@ -7,7 +7,8 @@ from vpns_lightning.report.measures import ACCURACY, VALIDATION
 from vpns_lightning.report.runs import Run
 
 
-def _further_axes(run: Run) -> str:
+def further_axes(run: Run) -> str:
+    """Return what the grid of a run varies besides method, data and backbone, as text."""
     others = {key: value for key, value in run.axes.items() if key not in {"data", "backbone"}}
     return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in others.items())
 
@@ -19,7 +20,7 @@ def overview(grid: str) -> Definition:
         title=f"Accuracy against sparsity: grid {grid}" if grid else "Accuracy against sparsity",
         choose=lambda run: run.grid == grid and (bool(grid) or plainly(run)),
         measures=(ACCURACY, VALIDATION),
-        panel=_further_axes,
+        panel=further_axes,
         lines=("VPNs", *BASELINES),
         sparsities=(),
         seeds=(),

@@ -14,11 +14,11 @@ from vpns_lightning._version import __version__
 from vpns_lightning.base.files import write_text
 from vpns_lightning.report.comparability import mixture
 from vpns_lightning.report.definitions import DEFINITIONS
-from vpns_lightning.report.figures import styles_of
 from vpns_lightning.report.gaps import show_level
 from vpns_lightning.report.panels import Curve, Drawn, Panel, Point, Report, Table
 from vpns_lightning.report.runs import Run, in_order, number
 from vpns_lightning.report.statistics import difference_table
+from vpns_lightning.report.styles import styles_of
 from vpns_lightning.report.tables import panel_table
 
 PAGE = "index.html"

@@ -1,5 +1,6 @@
 """Tables as Markdown and LaTeX: mean and standard deviation over seeds, the best in bold."""
 
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -105,7 +106,16 @@ def _dense_accuracy(runs: Sequence[Run]) -> str:
         return "no run"
     if mixture(dense) is not None:
         return "refused"
-    numbers = [run.accuracy for run in dense]
+    return _over_seeds(dense)
+
+
+def _over_seeds(runs: Sequence[Run]) -> str:
+    """Return mean, deviation and number of seeds; several runs of one seed are one seed."""
+    seeds: dict[object, list[float]] = defaultdict(list)
+    for run in runs:
+        known = run.record.seed is not None  # of imported runs each is one
+        seeds[run.record.seed if known else run.path].append(run.accuracy)
+    numbers = [statistics.fmean(values) for values in seeds.values()]
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
     return f"{spread(statistics.fmean(numbers), std, 2)} ({len(numbers)})"
 
@@ -143,10 +153,7 @@ def _cost_table(key: tuple[str, str, str], runs: Sequence[Run]) -> Table:
             rows.append((*head, *[Cell("refused")] * (len(COSTS) + 1)))
             continue
         costs = (_mean(group, key, decimals, unit) for _, key, decimals, unit in COSTS)
-        accuracy = [run.accuracy for run in group]
-        std = statistics.stdev(accuracy) if len(accuracy) > 1 else None
-        last = Cell(f"{spread(statistics.fmean(accuracy), std, 2)} ({len(group)})")
-        rows.append((*head, *(Cell(text) for text in costs), last))
+        rows.append((*head, *(Cell(text) for text in costs), Cell(_over_seeds(group))))
     heads = ("sparsity", "method", *(name for name, *_ in COSTS), "test accuracy (%)")
     where = ", ".join(part for part in key if part)
     return Table(f"{where}: cost of a whole run", heads, tuple(rows), note(rows, BEST))
@@ -170,31 +177,73 @@ def to_markdown(table: Table) -> str:
     return "\n".join([f"### {table.title}", "", line(table.columns), rule, *body, *note]) + "\n"
 
 
-def to_latex(table: Table) -> str:
-    r"""Return a table as LaTeX; needs ``\usepackage{booktabs}``."""
+def to_latex(table: Table, label: str = "") -> str:
+    r"""Return a table as LaTeX; needs ``\usepackage{booktabs}``.
+
+    Four levels fit into a column of 3.25 inches; more take the width of the page.
+
+    Args:
+        table: The table.
+        label: For ``\ref``, without ``tab:``; none where empty.
+    """
 
     def line(cells: Iterable[str]) -> str:
         return " & ".join(cells) + r" \\"
 
-    body = [
-        line(rf"\textbf{{{escape(c.text)}}}" if c.bold else escape(c.text) for c in row)
-        for row in table.rows
-    ]
+    count = _common_count(table)
+    body = [line(_latex_cell(cell, counted=count is None) for cell in row) for row in table.rows]
+    note = table.note
+    if count is not None:
+        note = re.sub(r"\(number of (\w+?)s\)", rf"{count} \1{'' if count == 1 else 's'}", note)
+    kind = "table" if len(table.columns) <= COLUMN_HOLDS else "table*"
     lines = [
         "% needs \\usepackage{booktabs}",
-        r"\begin{table}",
+        rf"\begin{{{kind}}}",
         r"\centering",
-        rf"\caption{{{escape(' '.join([table.title + '.', table.note]).strip())}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        rf"\caption{{{escape(' '.join([table.title + '.', note]).strip())}}}",
+        *([rf"\label{{tab:{label}}}"] if label else []),
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{tabular}}{{@{{}}l{'r' * (len(table.columns) - 1)}@{{}}}}",
         r"\toprule",
         line(map(escape, table.columns)),
         r"\midrule",
         *body,
         r"\bottomrule",
         r"\end{tabular}",
-        r"\end{table}",
+        rf"\end{{{kind}}}",
     ]
     return "\n".join(lines) + "\n"
+
+
+COLUMN_HOLDS = 5  # columns: the name and four levels
+# "76.42 ± 0.31 (3)", or "+1.20 [+0.40, +2.00] (3)"; deviation, interval and count may lack
+CELL = re.compile(
+    r"(?P<mean>[+-]?[\d,.]+)(?: ± (?P<std>[\d,.]+))?(?: \[(?P<ends>[^\]]+)\])?"
+    r"(?: \((?P<count>\d+)\))?"
+)
+
+
+def _common_count(table: Table) -> int | None:
+    """Return how many seeds each entry has, None where they differ or are not said."""
+    found = [CELL.fullmatch(cell.text) for row in table.rows for cell in row[1:]]
+    counts = {int(match["count"]) for match in found if match and match["count"]}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _latex_cell(cell: Cell, *, counted: bool) -> str:
+    match = CELL.fullmatch(cell.text)
+    if match is None or not any((match["std"], match["ends"], match["count"])):
+        text = escape(cell.text)
+        return rf"\textbf{{{text}}}" if cell.bold else text
+    text = escape(match["mean"])
+    text = rf"\textbf{{{text}}}" if cell.bold else text
+    if match["std"]:
+        text += rf"$_{{\pm {match['std']}}}$"
+    count = rf"\,({match['count']})" if counted and match["count"] else ""
+    if match["ends"]:  # below the mean, or four of them would be wider than a column
+        return rf"\shortstack{{{text}{count}\\{{\tiny {escape('[' + match['ends'] + ']')}}}}}"
+    return text + count
 
 
 ESCAPES = {

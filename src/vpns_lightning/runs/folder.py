@@ -103,8 +103,12 @@ class RunFolder:
         if not self.config.is_file():
             raise UserError(f"{self.path} is no run folder: it has no config.yaml")
         config = None
-        with suppress(OSError, ValueError, yaml.YAMLError):
-            config = yaml.safe_load(self.config.read_text())
+        try:
+            text = self.config.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.config} cannot be read: {error.strerror}") from None
+        with suppress(ValueError, yaml.YAMLError, RecursionError):
+            config = yaml.safe_load(text)
         if not isinstance(config, dict):
             raise UserError(
                 f"{self.config} is damaged, so what was run here is not known: delete the folder "
@@ -158,12 +162,13 @@ class RunFolder:
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``key: old -> new`` for every leaf that differs, the machine's keys left out."""
     before, after = method_leaves(old), method_leaves(new)
-    keys = sorted(before.keys() | after.keys())
-    return [
-        f"{key}: {before.get(key)!r} there, {after.get(key)!r} now"
-        for key in keys
-        if not _agree(key, before, after)
-    ]
+    keys = sorted(differing_keys(before, after))
+    return [f"{key}: {before.get(key)!r} there, {after.get(key)!r} now" for key in keys]
+
+
+def differing_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the keys of two mappings of leaves that differ, in their order."""
+    return [key for key in {**before, **after} if not _agree(key, before, after)]
 
 
 def _agree(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -111,8 +111,13 @@ def read_about(path: Path) -> HandOff:
     """Return the facts in the metadata of a file written here.
 
     Raises:
-        UserError: The file is damaged, foreign, or of a newer version.
+        UserError: The file cannot be read, or is damaged, foreign, or of a newer version.
     """
+    try:
+        with path.open("rb"):  # safetensors says of a closed file that there is none
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
         with safe_open(path, framework="pt") as file:
             stored = file.metadata() or {}

@@ -1,5 +1,6 @@
 """What a person looks at when a run ends: a table and a picture."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.metrics import read_metrics
 from vpns_lightning.runs.record import RunRecord
 
+LAYER_HEIGHT = 0.155  # inches for a layer's name
+TIMES = 20  # how much stronger a prompt is shown, which is faint as a rule
 ROWS = (
     ("dense", "warmup"),
     ("before tuning", "find"),
@@ -75,13 +78,17 @@ def draw_summary(
 
     from vpns_lightning.base.files import whole_file
 
-    figure, axes = plt.subplots(2, 3, figsize=(15, 8.5), layout="constrained")
+    # names of layers stand in a column of their own, which is as high as they need
+    height = max(8.5, 1.5 + LAYER_HEIGHT * len(result.sparsity_per_layer or {}))
+    figure = plt.figure(figsize=(19, height), layout="constrained")
+    parts = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 0.9))
+    axes = [[figure.add_subplot(parts[row, column]) for column in range(3)] for row in range(2)]
     rows = read_metrics(run.metrics)
-    _draw_curves(axes[0, 0], rows, result, ("loss",), "training loss")
-    _draw_curves(axes[0, 1], rows, result, ("train_acc", "acc"), "accuracy")
-    _draw_layers(axes[0, 2], result)
-    _draw_prompt(axes[1, 0], network)
-    _draw_examples(axes[1, 1], axes[1, 2], network, data)
+    _draw_curves(axes[0][0], rows, result, ("loss",), "training loss")
+    _draw_curves(axes[0][1], rows, result, ("train_acc", "acc", "acc_plain"), "accuracy")
+    _draw_prompt(axes[0][2], network)
+    _draw_examples(axes[1], network, data)
+    _draw_layers(figure.add_subplot(parts[:, 3]), result)
     figure.suptitle(
         f"{result.method}: {result.backbone} on {result.dataset}, "
         f"{100 * result.sparsity:.1f} % sparsity, test accuracy {result.test_accuracy:.4f}"
@@ -100,9 +107,11 @@ def _draw_curves(
 ) -> None:
     """Draw metrics of all stages one after another, a background for each stage."""
     start = 0
+    images = "held out" if result.validation else "test"
     styles = {
         "train_acc": ("tab:gray", "training"),
-        "acc": ("tab:blue", f"{'held out' if result.validation else 'test'}, while training"),
+        "acc": ("tab:blue", f"{images}, while training"),
+        "acc_plain": ("tab:orange", f"{images}, without the prompt"),
     }
     for index, (stage, record) in enumerate(result.stages.items()):
         epochs = record.epochs or 0
@@ -144,8 +153,8 @@ def _draw_layers(axes: Any, result: RunRecord) -> None:  # matplotlib is importe
     what = "all channels" if result.structured else "all layers"
     axes.barh(range(len(layers)), list(layers.values()), color="tab:green")
     axes.axvline(result.sparsity, color="k", linestyle="--", label=what)
-    axes.set_yticks(range(len(layers)), list(layers), fontsize=6)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(layers)), list(layers), fontsize=8)
+    axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set(xlim=(0, 1), xlabel="sparsity (fraction removed)", title="sparsity per layer")
     axes.legend()
 
@@ -163,8 +172,8 @@ def _draw_prompt(axes: Any, network: PromptedClassifier) -> None:
 
 
 @torch.no_grad()
-def _draw_examples(left: Any, right: Any, network: PromptedClassifier, data: ImageData) -> None:
-    """Show one test image as it is and as the network sees it."""
+def _draw_examples(axes: Sequence[Any], network: PromptedClassifier, data: ImageData) -> None:
+    """Show one test image as it is, as the network sees it, and so with a stronger prompt."""
     images, labels, _ = next(iter(data.whole_test_dataloader()))
     device = network.mean.device
     image = data.eval_transform(images[:1].to(device))
@@ -172,10 +181,16 @@ def _draw_examples(left: Any, right: Any, network: PromptedClassifier, data: Ima
     predicted = int(network(image).argmax(1))
     names = data.class_names
     seen = network.prompt(image) if network.prompt is not None else image
-    for axes, picture, title in (
-        (left, image, f"test image: {names[int(labels[0])]}"),
-        (right, seen, f"as the network sees it; it says: {names[predicted]}"),
-    ):
-        axes.imshow(picture[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy())
-        axes.set_axis_off()
-        axes.set_title(title)
+    shown = [
+        (image, f"test image: {names[int(labels[0])]}"),
+        (seen, f"as the network sees it; it says: {names[predicted]}"),
+    ]
+    if network.prompt is not None:
+        prompt = network.prompt.picture().to(seen)
+        if prompt.shape == seen.shape[1:]:
+            shown.append((seen + (TIMES - 1) * prompt, f"the same with its prompt \u00d7 {TIMES}"))
+    for place in axes:
+        place.set_axis_off()
+    for place, (picture, title) in zip(axes, shown, strict=False):
+        place.imshow(picture[0].float().clamp(0, 1).permute(1, 2, 0).cpu().numpy())
+        place.set_title(title)

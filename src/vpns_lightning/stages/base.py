@@ -23,6 +23,7 @@ from vpns_lightning.base.renamed import present_stage
 from vpns_lightning.base.seeds import derive_seed
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.base import BuildOptimizer, parameter_groups
+from vpns_lightning.stages.compiling import Forward
 from vpns_lightning.stages.fusing import few_kernels
 from vpns_lightning.stages.loss_guard import LossGuard
 from vpns_lightning.stages.mapping_pass import fit_mapping
@@ -32,6 +33,7 @@ from vpns_lightning.stages.steps import check_views, log_interval, refusing
 
 BuildScheduler = Callable[[Optimizer], LRScheduler]
 CHECKPOINT_SCHEMA = 1
+MOST_EPOCHS = 1_000_000
 
 
 class Stage(pl.LightningModule, ABC):
@@ -68,7 +70,7 @@ class Stage(pl.LightningModule, ABC):
         passes: Forward-backward passes taken so far, resumed ones included.
 
     Raises:
-        UserError: ``epochs`` is negative or a view is unknown, repeated, or missing.
+        UserError: ``epochs`` is out of its range or a view is unknown, repeated, or missing.
     """
 
     name: str = "stage"
@@ -99,6 +101,8 @@ class Stage(pl.LightningModule, ABC):
             raise UserError(f"clip_norm must be above 0, got {clip_norm}")
         if epochs < 0:
             raise UserError(f"epochs must be >= 0, got {epochs}")
+        if epochs > MOST_EPOCHS:
+            raise UserError(f"epochs must be at most {MOST_EPOCHS:,}, got {epochs}")
         self.automatic_optimization = False
         self.network = network
         self.epochs = epochs
@@ -118,6 +122,7 @@ class Stage(pl.LightningModule, ABC):
         self.acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.acc_plain = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.objective = Objective(classes, loss=loss, mixup=mixup, cutmix=cutmix)
+        self.forward_loss = Forward(network, self.objective)
         self.clip_norm = clip_norm
         self.accumulate = accumulate or 1
         self.mixup, self.cutmix = mixup, cutmix
@@ -131,8 +136,7 @@ class Stage(pl.LightningModule, ABC):
         """
         images, targets = self.objective.mixed(batch)
         labels = targets if targets.ndim == 1 else targets.argmax(1)
-        logits = self.network(images, prompted=view == "prompted")
-        loss = self.objective(logits, targets)
+        loss, logits = self._forward(view, images, targets)
         with torch.no_grad():
             self._look_at(loss.detach())
             self.train_loss.update(loss.detach(), loss.new_full((), len(labels)))
@@ -140,6 +144,17 @@ class Stage(pl.LightningModule, ABC):
             correct = (logits.argmax(1) == labels).float()
             self.train_acc.update(correct, torch.ones_like(correct))
         return self.guard.passed_on(loss)
+
+    def _forward(self, view: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return self.forward_loss(images, targets, prompted=view == "prompted")
+        except ValueError as error:
+            if len(images) > 1 or isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"stage {self.name!r} cannot train on a batch of one image ({error}): choose a "
+                "data.batch_size that leaves two or more, or take more images"
+            ) from error
 
     def backward_in_parts(self, view: str, batch: Batch) -> None:
         """Backpropagate the mean loss of one view's batch, in as many parts as it has.
@@ -262,7 +277,7 @@ class Stage(pl.LightningModule, ABC):
     def on_train_start(self) -> None:
         """Say how large a batch is, so that a smaller last one is not compiled for."""
         several = self.trainer.num_training_batches > 1
-        self.network.whole_batch = getattr(self._data(), "batch_size", 0) if several else 0
+        self.forward_loss.whole_batch = getattr(self._data(), "batch_size", 0) if several else 0
 
     def on_train_epoch_start(self) -> None:
         """Refit the label mapping where it asks for that."""
@@ -340,6 +355,8 @@ class Stage(pl.LightningModule, ABC):
             "schema": CHECKPOINT_SCHEMA,
             "version": __version__,
             "passes": self.passes,
+            "stopped": self.trainer.should_stop,
+            "means": self._means_so_far(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -360,6 +377,23 @@ class Stage(pl.LightningModule, ABC):
                 f"newer than {__version__}: upgrade to resume it"
             )
         self.passes = about["passes"]
+        # a callback had ended the stage, and it was killed before its hand-off
+        self.trainer.should_stop = about.get("stopped", False)
+        for metric, (total, weight) in zip(
+            (self.train_loss, self.train_acc), about.get("means", ()), strict=False
+        ):
+            metric.update(total, 1.0)
+            metric.weight.copy_(weight)
+
+    def _means_so_far(self) -> list[tuple[Tensor, Tensor]]:
+        """Return sums and weights of loss and accuracy, where an epoch is interrupted.
+
+        Not of several processes, which each have their own; those log what is left of the epoch.
+        """
+        interrupted = not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if not (interrupted and self.world_size == 1 and self.train_loss.update_called):
+            return []
+        return [(m.mean_value.clone(), m.weight.clone()) for m in (self.train_loss, self.train_acc)]
 
     def check_finite(self) -> None:
         """Stop training if a loss was NaN or infinite; waits for the device.

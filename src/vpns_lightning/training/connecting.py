@@ -1,9 +1,11 @@
 """The processes of a run: how they may be started, how many there are, and what connects them."""
 
+import os
 from datetime import timedelta
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from vpns_lightning.base.errors import UserError
@@ -65,6 +67,21 @@ def be_patient(trainer: pl.Trainer, asked: object) -> None:
         trainer.strategy._timeout = PATIENCE
 
 
+def _check_started(strategy: DDPStrategy, processes: int) -> None:
+    """Refuse to wait for processes of a SLURM job that nobody has started.
+
+    Raises:
+        UserError: The script of the job has called this command without ``srun``, which alone
+            numbers its steps.
+    """
+    in_slurm = isinstance(strategy.cluster_environment, SLURMEnvironment)
+    if in_slurm and processes > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise UserError(
+            f"this SLURM job is to have {processes} processes, but only this one was started: put "
+            "srun before the command in its script"
+        )
+
+
 def connect(machine: Machine) -> int:
     """Return how many processes a run has; connect those that a cluster has started.
 
@@ -95,5 +112,6 @@ def connect(machine: Machine) -> int:
         if isinstance(strategy, DDPStrategy) and not isinstance(
             strategy.cluster_environment, LightningEnvironment
         ):
+            _check_started(strategy, trainer.world_size)
             strategy.setup_environment()
     return trainer.world_size

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.base.processes import say
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import PromptedClassifier
@@ -24,6 +24,8 @@ from vpns_lightning.runs.settings import class_path, options
 from vpns_lightning.sparsity import replace_module
 from vpns_lightning.stages import MaskFinding, Stage, rehearse
 
+# where a run was tried: torch's own devices, which hold the whole network
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 NAMED = 6  # weights that stay dense, of more only their number is said
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # each is expected here and would only make users look for a fault
@@ -141,7 +143,11 @@ def check_run(
 
 
 def _check_options(machine: Mapping[str, Any], stages: Sequence[Stage]) -> None:
+    check_devices(machine)
     check_precision(machine.get("precision"))
+    for option in ("val_check_interval", "check_val_every_n_epoch"):
+        if machine.get(option) == 0:
+            raise UserError(f"trainer.{option} must be above 0; left out, every epoch is validated")
     if machine.get("sync_batchnorm") and (
         machine.get("accelerator") == "cpu" or not torch.cuda.is_available()
     ):
@@ -247,6 +253,28 @@ def as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, Sequence) else [value]
+
+
+def check_devices(machine: Mapping[str, Any]) -> None:
+    """Refuse kinds and numbers of devices that no machine has.
+
+    Args:
+        machine: The Trainer's arguments.
+
+    Raises:
+        UserError: The accelerator is of another kind than those tried, or a number is none.
+    """
+    kind, devices = machine.get("accelerator"), machine.get("devices")
+    if isinstance(kind, str) and kind not in ACCELERATORS:
+        raise UserError(
+            f"trainer.accelerator {kind!r} is not one of {', '.join(ACCELERATORS)}"
+            f"{nearest(kind, ACCELERATORS)}"
+        )
+    number = str(devices).removeprefix("-")
+    if number.isdigit() and (int(str(devices)) < -1 or int(number) == 0):
+        raise UserError(
+            f"trainer.devices {devices} is no number of devices: use 1 or more, or -1 for all"
+        )
 
 
 def check_precision(precision: object) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vpns_lightning.data.images.stores import Store
+from vpns_lightning.data.workers import handing_back
 
 # images (N, 3, h, w) as uint8, labels (N,), and positions in the split (N,)
 IndexedBatch: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -36,6 +37,7 @@ class ImageDataset(Dataset[IndexedBatch]):
         """Return image ``index`` as a batch of one."""
         return self.__getitems__([index])
 
+    @handing_back
     def __getitems__(self, indices: list[int]) -> IndexedBatch:
         """Return a batch.
 

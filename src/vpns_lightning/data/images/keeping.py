@@ -19,6 +19,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.data.images.building import build
 from vpns_lightning.data.images.cache import MixedSizesError, PixelCache, open_pixels
 from vpns_lightning.data.images.decode import OnBadImage
+from vpns_lightning.data.images.encoded import ReadingStore
 from vpns_lightning.data.images.stores import ArrayStore, DecodingStore, Store
 from vpns_lightning.data.images.transforms import train_size
 from vpns_lightning.data.split import Split
@@ -38,12 +39,14 @@ class Plan:
         mode: How images are kept.
         limit: Largest cache in GiB that ``auto`` makes.
         on_bad_image: What to do about images that cannot be decoded.
+        on_device: Images that are not kept are decoded on the device.
     """
 
     input_size: int
     mode: CacheMode
     limit: float
     on_bad_image: OnBadImage
+    on_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,10 @@ class _Keeper:
                 elif array.size is None:
                     stores[array] = ArrayStore(partial(np.asarray, split.pixels))
                 else:
-                    stores[array] = DecodingStore(split, array.size, self.plan.on_bad_image)
+                    # pixels that a split holds itself are no files
+                    on_device = self.plan.on_device and split.pixels is None
+                    kind_of_store = ReadingStore if on_device else DecodingStore
+                    stores[array] = kind_of_store(split, array.size, self.plan.on_bad_image)
             caches += mine.values()
         plain = {kind: stores[_Array(kind, sizes[1])] for kind in self.splits}
         return Stores(stores[_Array("train", sizes[0])], plain, good, caches)

@@ -11,6 +11,8 @@ import torch
 from msgspec import UNSET
 from torch.optim import Optimizer
 
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.data.loaders import resume_position
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.accounting import network_report
 from vpns_lightning.pruners.base import collapsed_layers
@@ -39,6 +41,20 @@ def freeze(stage: Stage) -> None:
         )
 
 
+def check_weights(stage: Stage) -> None:
+    """Refuse to hand on what a last step has broken; losses show it one step later only.
+
+    Raises:
+        UserError: A parameter holds NaN or infinite values.
+    """
+    for name, parameter in stage.network.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise UserError(
+                f"{name} holds NaN or infinite values after the last step of stage {stage.name!r}: "
+                "start again in another folder with a lower learning rate"
+            )
+
+
 class FreezeMasks(pl.Callback):
     """Freeze the masks after the last epoch, check that all processes agree, write the hand-off.
 
@@ -62,6 +78,7 @@ class FreezeMasks(pl.Callback):
         assert isinstance(pl_module, Stage)
         pl_module.check_finite()
         pl_module.conclude()
+        check_weights(pl_module)
         unbake(pl_module.network.backbone)
         clock = _clock(trainer)
         if clock is not None:
@@ -99,7 +116,8 @@ def stage_costs(trainer: pl.Trainer, stage: Stage) -> StageRecord:
     """Return what a stage cost, and how it trained."""
     clock = _clock(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    trained = min(trainer.current_epoch, stage.epochs)
+    # not the Trainer's own count, which a stage that only had its hand-off left has not updated
+    trained = min(resume_position(trainer).epoch, stage.epochs)
     return StageRecord(
         epochs=trained if trainer.optimizers else 0,
         stopped=True if trained < stage.epochs else UNSET,

@@ -1,0 +1,193 @@
+"""What cannot work is said in one line that names what was given and what to do."""
+
+import os
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+
+import vpns_lightning as vpns
+from toy_config import laid
+from toy_folder import finished_network, write_folder
+from toy_run import Parts
+from vpns_lightning import cli
+from vpns_lightning.base.files import write_text
+from vpns_lightning.runs.folder import RunFolder
+from vpns_lightning.runs.handoff import read_about
+from vpns_lightning.runs.metrics import read_metrics
+from vpns_lightning.training.connecting import connect
+from vpns_lightning.training.machine import Machine
+
+BROKEN_PARTS = """\
+import lightning.pytorch as pl
+class Built(pl.Callback):
+    def __init__(self): raise ValueError('no luck')
+class Hooked(pl.Callback):
+    def setup(self, trainer, module, stage): raise KeyError('gone')
+class Logs(pl.loggers.CSVLogger):
+    def log_metrics(self, metrics, step=None): raise ConnectionError('no server')
+"""
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one line that a refused command ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    (line,) = [line for line in said.splitlines() if line.startswith("vpns: error: ")]
+    assert "Traceback" not in said
+    assert "Union subtypes" not in line
+    return line
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump(laid("network.weights", None)))
+    return f"--config={path}"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--find.optimizer=Adam", "--find.optimizer.lr=abc"), "lr is a number, got 'abc'"),
+        (("--tune.optimizer={class_path: SGD, init_args: {lr: [1]}}",), "a number, got [1]"),
+        (("--find.optimizer.lr=0.1",), "give --find.optimizer NAME before it"),
+        (("--find.optimizer=Adam", "--find.optimizer.lr=1e38"), "from 0 to 1,000,000, got 1e+38"),
+        (("--tune.optimizer=SGD", "--tune.optimizer.lr=1e400"), "got inf"),
+        (("--find.prompt_lr=-1",), "find, prompt: a learning rate must be from 0"),
+        (("--find.epochs=100000000000000000000",), "at most 1,000,000"),
+        (("--trainer.devices=-2",), "trainer.devices -2 is no number of devices"),
+        (("--trainer.accelerator=tpu",), "not one of auto, cpu, gpu, cuda, mps"),
+        (("--trainer.val_check_interval=0",), "val_check_interval must be above 0"),
+        (("--trainer.logger=7",), "trainer.logger names a class, got 7"),
+        (("--trainer.callbacks=[7]",), "trainer.callbacks names a class, got [7]"),
+        (("--trainer.default_root_dir=" + "x" * 300,), "File name too long"),
+        (("--network.weights=" + "x" * 300 + ".pth",), "File name too long"),
+        (("--network.backbone=resnet18", "--data.batch_size=1"), "on a batch of one image"),
+    ],
+)
+def test_options_that_cannot_work(
+    config: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(capsys, "fit", config, "--trainer.default_root_dir=run", *options)
+
+
+@pytest.mark.parametrize("content", ["", "text", "[1, 2]"])
+def test_a_config_without_keys_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    assert f"config file {file} " in refusal(capsys, "fit", f"--config={file}")
+    assert f"{tmp_path} is a folder" in refusal(capsys, "fit", f"--config={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("callbacks=[broken_parts.Built]", "trainer.callbacks: Built raised ValueError (no luck)"),
+        ("callbacks=[broken_parts.Hooked]", "trainer.callbacks: Hooked raised KeyError ('gone')"),
+        (
+            "logger={class_path: broken_parts.Logs, init_args: {save_dir: x}}",
+            "trainer.logger: Logs raised ConnectionError (no server)",
+        ),
+    ],
+)
+def test_a_part_of_the_trainer_that_raises_is_named(
+    config: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    said: str,
+) -> None:
+    parts = tmp_path / "broken_parts.py"
+    parts.write_text(BROKEN_PARTS)
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    command = ("fit", config, root, f"--plugins={parts}", f"--trainer.{option}")
+    assert said in refusal(capsys, *command)
+    monkeypatch.setenv("VPNS_DEBUG", "1")
+    with pytest.raises(vpns.UserError) as raised:
+        cli.main(command)
+    assert raised.value.__cause__ is not None
+
+
+def test_what_is_no_file_is_never_written_over(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to(pipe)
+    for path in (pipe, link, tmp_path):
+        with pytest.raises(vpns.UserError, match="is no file but a folder or device"):
+            write_text(path, "text")
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
+def test_metrics_that_no_run_wrote_are_named_and_cost_no_more_than_their_curves(
+    tmp_path: Path,
+) -> None:
+    metrics = tmp_path / "run" / "metrics.csv"
+    metrics.parent.mkdir()
+    metrics.write_bytes(b"\xff\xfe\x00bad")
+    with pytest.raises(vpns.UserError, match=r"metrics\.csv holds what no run wrote .* delete it"):
+        Parts(epochs=1).fit(metrics.parent)
+    assert not (metrics.parent / "warmup").exists()
+    metrics.unlink()
+    Parts(epochs=1).fit(metrics.parent)
+    assert {row["stage"] for row in read_metrics(metrics)} == {"warmup", "find", "tune"}
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(write_folder(tmp_path / "run", finished_network()))
+
+    def closed(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", closed)
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    for read in (lambda: read_about(run.handoff), run.read_config):
+        with pytest.raises(vpns.UserError, match="cannot be read: Permission denied") as refused:
+            read()
+        assert "delete" not in str(refused.value)
+
+
+class BreaksThePrompt(pl.Callback):
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.network.prompt.delta.data.fill_(torch.nan)
+
+
+def test_weights_that_the_last_step_broke_are_not_handed_on(tmp_path: Path) -> None:
+    parts = Parts(epochs=1)
+    parts.warmup = None
+    with pytest.raises(vpns.UserError, match=r"prompt\.delta holds NaN or infinite values"):
+        parts.fit(tmp_path / "run", BreaksThePrompt())
+    assert not (tmp_path / "run" / "handoff.safetensors").exists()
+
+
+def test_a_slurm_job_without_srun_does_not_wait_for_processes_that_never_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch_step = {
+        **{"SLURM_JOB_ID": "5", "SLURM_JOB_NAME": "sparse", "SLURM_NODELIST": "localhost"},
+        **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"},
+        **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+    }
+    for name, value in batch_step.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    machine = Machine.of({"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+    with pytest.raises(vpns.UserError, match=r"2 processes, .*: put srun before the command"):
+        connect(machine)
