@@ -97,6 +97,9 @@ def _guarded(work: Callable[[], None]) -> None:
         if os.environ.get("VPNS_DEBUG"):
             raise
         _refuse(str(error))
+    except BrokenPipeError:  # head or less was closed before all was printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:  # a full disk, a name that is too long, a folder that is closed
         if os.environ.get("VPNS_DEBUG"):
             raise
