@@ -1,6 +1,7 @@
 """What the page on your own images says can be done, done."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torchvision import datasets
 
 import toy_data
 from vpns_lightning import cli
+from vpns_lightning.base import trust
 from vpns_lightning.data import ImageData, Split
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_data.md").read_text()
@@ -43,6 +45,8 @@ def test_the_class_of_the_page_is_a_data_set(
     (tmp_path / "data" / "labels.txt").write_text("1.png 0 train\n2.png 1 train\n3.png 1 test\n")
     (tmp_path / "birds.py").write_text(block("python", "# birds.py"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(trust, "_named", set())
     cli.main(block("sh", "--data Birds").split()[1:])
     assert "Birds in data: 2 train, 1 test images" in capsys.readouterr().out
 

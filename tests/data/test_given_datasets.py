@@ -286,3 +286,10 @@ def test_a_run_on_data_of_a_program_says_so_where_they_are_needed(
     with pytest.raises(SystemExit):
         main(["test", "--run", str(folder)])
     assert "a config cannot bring them back" in capsys.readouterr().err
+
+
+def test_images_that_are_no_files_are_not_decoded_on_the_device(tmp_path: Path) -> None:
+    options: Options = {"root": str(tmp_path), "input_size": 9, "cache": "none"}
+    on_device = vpns.from_datasets(Own(), Own(), decode_on_device=True, **options)
+    expected = vpns.from_datasets(Own(), Own(), **options)
+    assert torch.equal(on_device.dataset("train")[2][0], expected.dataset("train")[2][0])

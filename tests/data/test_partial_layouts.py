@@ -36,7 +36,7 @@ def test_what_is_there_in_part_is_refused_with_both_paths_not_downloaded(
     name: str, tmp_path: Path
 ) -> None:
     taken, missing, there = REFUSED[name]
-    toy_data.make_layout(name, tmp_path)
+    toy_data.make_layout(name, tmp_path, images_per_class=1)
     path = tmp_path / taken
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError) as caught:
@@ -107,17 +107,17 @@ def test_other_data_at_the_root_are_no_begun_download(tmp_path: Path) -> None:
         data.CIFAR100(str(tmp_path), download=False).setup()
 
 
-class Birds(data.Food101):
+class Nests(data.Food101):
     """A data set of a plug-in, whose paths are relative to the root."""
 
-    layout = data.Layout(("birds/images", "birds/train.txt"), "https://a.b", downloadable=True)
+    layout = data.Layout(("nests/images", "nests/train.txt"), "https://a.b", downloadable=True)
 
 
 def test_data_of_others_in_the_root_do_not_keep_a_plug_in_from_downloading(tmp_path: Path) -> None:
     toy_data.make_layout("ImageFolder", tmp_path)
-    assert not Birds.layout.begun(tmp_path)
-    (tmp_path / "birds" / "images").mkdir(parents=True)
-    assert Birds.layout.begun(tmp_path)
+    assert not Nests.layout.begun(tmp_path)
+    (tmp_path / "nests" / "images").mkdir(parents=True)
+    assert Nests.layout.begun(tmp_path)
 
 
 def test_a_download_that_failed_leaves_room_for_the_archive_by_hand(

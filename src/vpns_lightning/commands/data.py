@@ -65,7 +65,8 @@ def _parser(verb: str) -> ArgumentParser:
         usage=USAGE,
         description=(
             "The data set is given by --data or by the data section of a --config file; several "
-            "files may follow each other, later ones win."
+            "files may follow each other, later ones win. --plugins FILE.py makes a class of yours "
+            "known."
         ),
         exit_on_error=False,
     )

@@ -138,7 +138,7 @@ class _Keeper:
                     stores[array] = ArrayStore(partial(np.asarray, split.pixels))
                 else:
                     # pixels that a split holds itself are no files
-                    on_device = self.plan.on_device and split.pixels is None
+                    on_device = self.plan.on_device and bool(split.files)
                     kind_of_store = ReadingStore if on_device else DecodingStore
                     stores[array] = kind_of_store(split, array.size, self.plan.on_bad_image)
             caches += mine.values()
