@@ -7,7 +7,7 @@ export WANDB_MODE ?= offline
 export WANDB_ERROR_REPORTING ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-trust check format bench notebooks clean
+.PHONY: help quickstart test test-slow test-trust check format bench notebooks docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,11 +39,14 @@ format: .venv/.installed ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.installed ## measure what the README states, ratios in one interleaved run
+bench: .venv/.installed ## measure what docs/performance.md states, ratios in one interleaved run
 	$(BIN)/python benchmarks/run_all.py
 
-notebooks: .venv/.installed ## execute the notebooks
-	$(BIN)/python -m pytest --nbmake notebooks
+notebooks: .venv/.installed ## execute the notebooks and keep their outputs (minutes)
+	$(BIN)/python scripts/site/execute_notebooks.py
+
+docs: .venv/.installed ## the documentation as a site, in site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove the environment and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

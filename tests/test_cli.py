@@ -583,6 +583,13 @@ def test_the_completion_script_knows_subcommands_keys_and_names(
     assert "#compdef vpns" in capsys.readouterr().out
 
 
+def test_a_reader_that_closes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m vpns_lightning.cli configs | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("debug")
+    assert not done.stderr
+
+
 def test_a_shell_without_completion_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bash, zsh" in refusal(capsys, "--print_completion", "fish")
     assert "name of a shell" in refusal(capsys, "--print_completion")

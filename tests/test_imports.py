@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "benchmarking": TENSORS | {"exporting"},
     "released": TENSORS,
     "runs": LEARNING | {"data"},
-    "training": LEARNING | {"data", "runs"},
+    "training": LEARNING | {"data", "exporting", "runs"},
     "grid": LEARNING | {"data", "runs"},
     "report": FACTS | {"runs"},
 }
@@ -36,8 +36,8 @@ ALLOWED: dict[str, set[str]] = {
 PACKAGES: dict[str, set[str]] = {
     "_version": set(),
     # processes asks Lightning which of several it is; batches names tensors for type checkers,
-    # trust tells the parser of configs what it may import
-    "base": {"lightning", "torch", "jsonargparse"},
+    # trust tells the parser of configs what it may import, wandb_settings asks W&B which it has
+    "base": {"lightning", "torch", "jsonargparse", "wandb"},
     # torch's wheels bring Triton where it works, and only selection on a GPU imports it
     "sparsity": {"torch", "numpy", "triton"},
     # the graph of channels and their removal are Torch-Pruning's; timm and the Hub, which it
@@ -50,8 +50,9 @@ PACKAGES: dict[str, set[str]] = {
     "pruners": {"torch", "safetensors"},
     # MixUp and CutMix are torchvision's
     "stages": {"torch", "torchvision", "lightning", "torchmetrics", "rich"},
-    # scipy for the quantiles of Student's t, pandas only where data frames are asked for
-    "report": {"matplotlib", "msgspec", "numpy", "pandas", "scipy", "yaml"},
+    # scipy for the quantiles of Student's t; pandas only where data frames are asked for, W&B where
+    # a report is sent there
+    "report": {"matplotlib", "msgspec", "numpy", "pandas", "scipy", "wandb", "yaml"},
     "cli": set(),
 }
 # whatever imports these sits at the top; nothing below may

@@ -36,6 +36,8 @@ COMMANDS = {
         "data",
         "check a data set, or prepare it for runs: download, decode images once",
     ),
+    "configs": ("configs", "list the configs that come with vpns, or copy them"),
+    "schema": ("schema", "print the JSON schema of a config, by which editors complete and check"),
 }
 EXAMPLES = """\
 examples:
@@ -95,6 +97,9 @@ def _guarded(work: Callable[[], None]) -> None:
         if os.environ.get("VPNS_DEBUG"):
             raise
         _refuse(str(error))
+    except BrokenPipeError:  # head or less was closed before all was printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:  # a full disk, a name that is too long, a folder that is closed
         if os.environ.get("VPNS_DEBUG"):
             raise

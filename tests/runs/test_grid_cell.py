@@ -19,6 +19,7 @@ from vpns_lightning.runs.handoff import copy_network, read_about
 from vpns_lightning.runs.record import GridRecord, encode
 from vpns_lightning.training.loggers import wandb_arguments, wandb_offline
 from vpns_lightning.training.machine import Machine
+from wandb_file import runs_below
 
 
 def told(monkeypatch: pytest.MonkeyPatch, cell: str, warmup: Path | None) -> None:
@@ -110,17 +111,6 @@ def test_a_foreign_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         grid_record()
 
 
-class Recorder:
-    """What a W&B run is asked to do."""
-
-    def __init__(self) -> None:
-        self.summary: dict[str, Any] = {}
-        self.finished = False
-
-    def finish(self) -> None:
-        self.finished = True
-
-
 def test_every_stage_is_a_wandb_run_of_the_grid_s_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,8 +120,10 @@ def test_every_stage_is_a_wandb_run_of_the_grid_s_group(
     told(monkeypatch, "cell", None)
     find, tune = (wandb_arguments({"project": "vpns"}, run.path, s) for s in ("find", "tune"))
     assert find.pop("id") == (run.path / "wandb_id.txt").read_text().strip() + "-find"
+    assert find.pop("settings")["x_disable_meta"]
     assert find == {
         "project": "vpns",
+        "resume": "allow",
         "name": "cell-find",
         "group": "fig0",
         "job_type": "find",
@@ -164,13 +156,7 @@ def test_a_stage_leaves_method_and_sparsity_in_the_summary(
 ) -> None:
     from lightning.pytorch.loggers import WandbLogger
 
-    recorders: dict[str, Recorder] = {}
-
-    def experiment(logger: WandbLogger) -> Recorder:
-        return recorders.setdefault(str(logger.version), Recorder())
-
-    monkeypatch.setattr(WandbLogger, "experiment", property(experiment))
-    monkeypatch.setattr(WandbLogger, "log_metrics", lambda *args, **kwargs: None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
     told(monkeypatch, "cell", None)
     run = RunFolder(tmp_path / "run")
     run.make()
@@ -191,9 +177,10 @@ def test_a_stage_leaves_method_and_sparsity_in_the_summary(
         run_dir=str(run.path),
         trainer=machine,
     )
-    assert list(recorders) == ["abc-warmup", "abc-find", "abc-tune"]
-    assert all(recorder.finished for recorder in recorders.values())
-    summaries = {name.partition("-")[2]: r.summary for name, r in recorders.items()}
+    written = runs_below(run.path)
+    assert list(written) == ["abc-warmup", "abc-find", "abc-tune"]
+    assert all(each.kinds["exit"] == 1 for each in written.values())
+    summaries = {name.partition("-")[2]: each.summary for name, each in written.items()}
     assert [summary["sparsity"] for summary in summaries.values()] == [
         0,
         pytest.approx(0.8, abs=0.01),
@@ -205,4 +192,5 @@ def test_a_stage_leaves_method_and_sparsity_in_the_summary(
         assert summary["dataset"] == "Stripes"
         assert summary["sparsity_requested"] == 0.8
         assert 0 <= summary["test_accuracy"] <= 1
-        assert summary["gradient_steps"] == (0 if stage == "find" else 6)
+        # the last stage's are those of the whole run
+        assert summary["gradient_steps"] == {"warmup": 6, "find": 0, "tune": 12}[stage]

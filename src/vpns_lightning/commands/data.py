@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.base.shipped import config_file
 from vpns_lightning.commands.help import SECTIONS
 from vpns_lightning.commands.parsing import (
     changed,
@@ -107,7 +107,7 @@ def _without_configs(arguments: Sequence[str]) -> list[str]:
     without: list[str] = []
 
     def section_of(file: str) -> list[str]:
-        content: Any = read_config_file(Path(file))
+        content: Any = read_config_file(config_file(file))
         section = content.get("data") if isinstance(content, dict) else None
         if section is None:
             without.append(file)

@@ -139,7 +139,7 @@ def _of_class(key: str, rest: str, value: object, chosen: dict[str, type]) -> st
         )
     if rest == "init_args" or cls is None:
         return None
-    allowed = _options(cls)
+    allowed = options_of(cls)
     if name not in allowed:
         hint = nearest(name, allowed)
         return (
@@ -166,7 +166,7 @@ def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names))
 
 
-def _options(cls: type) -> dict[str, Any]:
+def options_of(cls: type) -> dict[str, Any]:
     """Return the arguments of a class with their annotations, those it passes on included."""
     options: dict[str, Any] = {}
     for owner in cls.__mro__:
@@ -202,7 +202,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _unfit(owner: type, name: str, key: str, value: object) -> str | None:
     """Return that a value is not of the kind an argument takes, judged by the parser itself."""
-    annotation = _options(owner).get(name, Any)
+    annotation = options_of(owner).get(name, Any)
     kinds = _in_words(annotation)
     if kinds is None and not _is_number(value):
         return None

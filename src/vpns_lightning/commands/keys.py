@@ -60,6 +60,12 @@ def add_run_keys(parser: ArgumentParser) -> None:
         help="resume with another number of processes: a step then takes more or fewer images",
     )
     parser.add_argument(
+        "--log_artifacts",
+        type=bool,
+        default=False,
+        help="let W&B or MLflow keep masks, the exported network and its card too",
+    )
+    parser.add_argument(
         "--from",
         type=str | None,
         default=None,
@@ -136,7 +142,8 @@ def as_record(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return a config as plain values, without the names of the files it came from."""
     record: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     record.pop("config", None)
-    record.pop("other_processes", None)  # asked for each time, and no part of what is learned
+    for asked in ("other_processes", "log_artifacts"):
+        record.pop(asked, None)  # asked for each time, and no part of what is learned
     if record.get("from") is None:
         record.pop("from", None)
     # the same backbone is said the same, however its arguments were given

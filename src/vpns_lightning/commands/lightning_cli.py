@@ -206,7 +206,7 @@ class VPNsCLI(LightningCLI):
         if "find" not in config:
             self.config_init = instantiate(self.parser, self.config)
             return
-        self.machine = machine_of(config.trainer, self.folder)
+        self.machine = machine_of(config.trainer, self.folder, keeps_files=config.log_artifacts)
         config.trainer = Namespace()  # type: ignore[no-untyped-call]
         self.config_init = instantiate(self.parser, self.config)
         built = self._of_subcommand(self.config_init)
@@ -235,6 +235,7 @@ class VPNsCLI(LightningCLI):
             seed=config.seed_everything,
             config=self.record,
             other_processes=config.other_processes,
+            log_artifacts=config.log_artifacts,
             source=config["from"],
         )
 

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import say
 from vpns_lightning.base.renamed import RENAMED_STAGES
+from vpns_lightning.base.shipped import config_file
 from vpns_lightning.base.trust import trust
 from vpns_lightning.commands.diagnosis import SECTIONS, explained
 from vpns_lightning.commands.keys import Parser, ParsingError
@@ -95,11 +96,13 @@ def taken(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], li
 
 def _config_of_today(path: str) -> str:
     """Return a config file's path, or its content under present names where it uses old ones."""
-    file = Path(path)
-    # of os, which says no of a name that is too long, where pathlib raises
-    if path.lstrip().startswith("{") or not os.path.isfile(file):
+    if path.lstrip().startswith("{"):
         return path
-    content = read_config_file(file)
+    path = str(config_file(path))
+    # of os, which says no of a name that is too long, where pathlib raises
+    if not os.path.isfile(path):
+        return path
+    content = read_config_file(Path(path))
     found = [old for old in RENAMED_STAGES if isinstance(content, dict) and old in content]
     if not found:
         return path
@@ -116,7 +119,6 @@ def read_config_file(path: Path) -> Any:
         UserError: The file is missing, is no YAML, or names a class of a package that nobody named
             on the command line.
     """
-    # of os, which says no of a name that is too long, where pathlib raises
     if os.path.isdir(path):
         raise UserError(f"config file {path} is a folder: name a file in it")
     try:

@@ -10,6 +10,7 @@ from vpns_lightning.report.definitions import DEFINITIONS
 from vpns_lightning.report.make import make_report
 from vpns_lightning.report.panels import Report
 from vpns_lightning.report.styles import FORMATS, LOOKS, PRINT_DPI, WIDTHS, Look
+from vpns_lightning.report.wandb_run import send
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,8 +22,8 @@ def run(arguments: Sequence[str]) -> None:
     """Run ``vpns report``.
 
     Raises:
-        UserError: The command line is wrong, there are no results, or a figure that was asked for
-            cannot be drawn.
+        UserError: The command line is wrong, there are no results, a figure that was asked for
+            cannot be drawn, or W&B does not take the report.
     """
     ids = "\n".join(f"  {d.id:<7} {d.title}" for d in DEFINITIONS)
     parser = _Parser(
@@ -42,14 +43,19 @@ def run(arguments: Sequence[str]) -> None:
         help="draw these alone: an id of the paper, or the name of a grid",
     )
     parser.add_argument(
-        "--configs", type=Path, default=Path("configs"), help="config files, read for tabA2"
+        "--configs", type=Path, help="config files, read for tabA2; those of vpns where left out"
     )
     _add_look(parser)
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="log tables, charts and figures as one W&B run too"
+    )
     given = parser.parse_args(list(arguments))
     report = make_report(
         given.runs, given.output, only=given.only, configs=given.configs, look=_look(given)
     )
     print(_closing(report, given.output))
+    if given.wandb:
+        print(send(report, given.output, given.wandb))
 
 
 def _add_look(parser: argparse.ArgumentParser) -> None:

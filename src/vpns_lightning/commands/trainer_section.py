@@ -5,17 +5,35 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import is_first_process
 from vpns_lightning.commands.keys import Parser, add_trainer_keys
 from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.loading import instantiate
-from vpns_lightning.training.loggers import wandb_arguments, wandb_offline
+from vpns_lightning.training.loggers import logger_arguments, wandb_offline
 from vpns_lightning.training.machine import Machine, as_list
 
+# loggers that keep files
+KEEPERS = ("WandbLogger", "MLFlowLogger")
 
-def machine_of(section: Namespace, folder: RunFolder) -> Machine:
-    """Return the machine of a parsed trainer section; loggers write into the run folder."""
+
+def machine_of(section: Namespace, folder: RunFolder, *, keeps_files: bool = False) -> Machine:
+    """Return the machine of a parsed trainer section; loggers bear the names of run and stage.
+
+    Args:
+        section: The section.
+        folder: The run folder.
+        keeps_files: A logger is to keep files of the run.
+
+    Raises:
+        UserError: There is no logger that could.
+    """
     loggers = [logger for logger in as_list(section.logger) if isinstance(logger, Namespace)]
+    if keeps_files and not any(str(each.class_path).endswith(KEEPERS) for each in loggers):
+        raise UserError(
+            "log_artifacts lets a logger keep masks and export, and trainer.logger names none that "
+            f"can: {' or '.join(KEEPERS)}"
+        )
     for logger in loggers:
         if is_first_process():
             folder.make()
@@ -60,13 +78,10 @@ def _is_wandb(logger: Namespace) -> bool:
 
 
 def _name_logger(logger: Namespace, folder: RunFolder, stage: str) -> None:
-    """Let a logger write below the run folder, under the name of the stage where it has one."""
+    """Name a logger after run and stage, where the config does not."""
     given = logger.init_args
-    if _is_wandb(logger):
-        untyped = dict(logger.get("dict_kwargs") or {})
-        arguments = wandb_arguments({**given.as_dict(), **untyped}, folder.path, stage)
-        for key, value in arguments.items():
-            (given if key in given else untyped)[key] = value
-        logger.dict_kwargs = untyped
-    elif "save_dir" in given:
-        given.save_dir = str(folder.path)
+    untyped = dict(logger.get("dict_kwargs") or {})
+    named = {**given.as_dict(), **untyped}
+    for key, value in logger_arguments(logger.class_path, named, folder.path, stage).items():
+        (given if key in given else untyped)[key] = value
+    logger.dict_kwargs = untyped

@@ -9,6 +9,7 @@ import yaml
 
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.base.seeds import check_seed
+from vpns_lightning.base.shipped import config_file
 from vpns_lightning.sparsity import check_sparsity
 
 KEYS = (
@@ -75,9 +76,12 @@ class GridFile:
 def read_grid(path: Path) -> GridFile:
     """Read and check a grid file; config files are looked up from the working directory.
 
+    It and they may also be named as the configs that come with the package are.
+
     Raises:
         UserError: The file is missing, no YAML, or a key is unknown, missing or of another kind.
     """
+    path = config_file(path, kind="grid file", below="grid")
     content = _read(path)
     unknown = [key for key in content if key not in KEYS]
     if unknown:

@@ -37,7 +37,8 @@ def hyperparameter_table(configs: Path) -> Table:
         merged = overlaid(base, overlay)
         # an overlay says epochs of finding exactly where its pruner trains in them
         rows += _rows(_pruner(merged), merged, finds="epochs" in (overlay.get("find") or {}))
-    note = f"From {configs / BASE} and the overlays of {configs / OVERLAYS}."
+    named = Path(configs.name)  # not where this installation has it
+    note = f"From {named / BASE} and the overlays of {named / OVERLAYS}."
     return Table("Hyper-parameters", COLUMNS, tuple(rows), note)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.base.files import write_text
+from vpns_lightning.base.shipped import shipped_folder
 from vpns_lightning.report.definitions import DEFINITIONS, IDS, Definition
 from vpns_lightning.report.exhibits import build
 from vpns_lightning.report.figures import draw
@@ -32,7 +33,7 @@ def make_report(
     output: Path,
     *,
     only: Sequence[str] = (),
-    configs: Path = Path("configs"),
+    configs: Path | None = None,
     look: Look = LOOKS["screen"],
 ) -> Report:
     """Read results, write the report.
@@ -41,7 +42,8 @@ def make_report(
         folders: Where to look for ``result.json``.
         output: Folder to write; files of an older report are replaced.
         only: Ids to draw, of the paper or names of grids; all where empty.
-        configs: Folder of config files, for the table of hyper-parameters.
+        configs: Folder of config files, for the table of hyper-parameters; those that come with
+            the package where None.
         look: Sizes and formats of the figures.
 
     Raises:
@@ -58,7 +60,7 @@ def make_report(
     for definition in definitions:
         if only and definition.id not in only:
             continue
-        drawn = _make(definition, members(definition, runs), configs)
+        drawn = _make(definition, members(definition, runs), configs or shipped_folder())
         if drawn is None:
             report.lacking[definition.id] = how_to_make(definition.id)
         else:
@@ -107,7 +109,9 @@ def how_to_make(name: str) -> str:
     """Return the commands that make the runs of an id."""
     if name == "tabA2":
         return "vpns report --configs FOLDER, the folder of this project's configs"
-    grids = sorted(path for path in GRIDS.glob("*.yaml") if paper_id(path.stem) == name)
+    folder = GRIDS if GRIDS.is_dir() else shipped_folder() / GRIDS.name
+    names = [path.name for path in folder.glob("*.yaml")]
+    grids = sorted(GRIDS / file for file in names if paper_id(Path(file).stem) == name)
     full = [path for path in grids if not path.stem.endswith("_mini")]
     files = full or grids or [GRIDS / f"{name}.yaml"]
     return "; ".join(f"vpns grid {file}" for file in files)

@@ -196,6 +196,13 @@ def stage_summary(run: RunSoFar, find: MaskFinding, stage: str, sparsity: float)
         "dataset": run.dataset,
         "seed": run.seed,
         "sparsity_requested": find.sparsity,
+        "backbone": find.network.backbone_name,
+        "weights": find.network.weights_name or "none",
+        "stage": stage,
+        "epochs": record.epochs or 0,
         "gradient_steps": record.gradient_steps or 0,
+        "forward_backward_passes": record.forward_backward_passes or 0,
+        "seconds": record.seconds or 0.0,
+        "peak_memory_bytes": record.peak_memory_bytes or 0,
         **msgspec.structs.asdict(record.reached),
     }

@@ -2,17 +2,17 @@
 
 import csv
 import os
-import socket
 import uuid
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vpns_lightning.base.files import whole_file, write_text, writing
+from vpns_lightning.base.wandb_settings import wandb_offline_reason, wandb_settings
 from vpns_lightning.runs.grid_cell import grid_record
 from vpns_lightning.runs.metrics import COLUMNS, read_metrics
 from vpns_lightning.stages import STAGES
@@ -74,25 +74,6 @@ class MetricsCSV(Logger):
             writer.writerows(rows)
 
 
-def wandb_offline_reason() -> str | None:
-    """Return why W&B must run offline here: no key or no network; None if it need not."""
-    if os.environ.get("WANDB_MODE") in {"offline", "disabled", "dryrun"}:
-        return "WANDB_MODE asks for it"
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    has_key = "WANDB_API_KEY" in os.environ or (
-        netrc.is_file() and "wandb" in netrc.read_text(errors="ignore")
-    )
-    if not has_key:
-        return "there is no key (wandb login, or WANDB_API_KEY)"
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    name, _, port = host.partition(":")
-    try:
-        socket.create_connection((name, int(port or 443)), timeout=3).close()
-    except OSError:
-        return f"{name} cannot be reached"
-    return None
-
-
 def wandb_offline(offline: bool, run_dir: Path) -> bool:
     """Return whether W&B runs offline, and say why where nobody asked for it.
 
@@ -109,6 +90,53 @@ def wandb_offline(offline: bool, run_dir: Path) -> bool:
     return offline or bool(reason)
 
 
+def logger_arguments(
+    class_path: str, init_args: Mapping[str, Any], run_dir: Path, stage: str
+) -> dict[str, Any]:
+    """Return the arguments of a logger of one stage: where it writes, and under which names.
+
+    What the config asks for holds. Besides, every stage has a folder or a run of its own.
+
+    Args:
+        class_path: Of the logger.
+        init_args: What the config says.
+        run_dir: The run folder.
+        stage: The stage.
+    """
+    kind = class_path.rpartition(".")[2]
+    if kind == "WandbLogger":
+        return wandb_arguments(init_args, run_dir, stage)
+    given = {name: value for name, value in init_args.items() if value is not None}
+    cell = grid_record()
+    if kind == "MLFlowLogger":
+        own = f"{given.get('run_name', run_dir.name)}-{stage}"
+        tags = {"stage": stage, "group": cell.name if cell else run_dir.name}
+        return {**init_args, "run_name": own, "tags": {**tags, **(given.get("tags") or {})}}
+    if kind not in {"TensorBoardLogger", "CSVLogger"}:
+        return dict(init_args)
+    folder = f"{cell.name}/{run_dir.name}" if cell else run_dir.name
+    name = given.get("name", LIGHTNING_NAME)
+    names = {
+        "name": folder if name == LIGHTNING_NAME else name,
+        "version": f"{given['version']}-{stage}" if "version" in given else stage,
+    }
+    if kind == "CSVLogger":
+        # one that finds its folder in use empties it, and a resumed stage would lose its begin
+        names["version"] = _unused(Path(given["save_dir"]) / names["name"], names["version"])
+    return {**init_args, **names}
+
+
+LIGHTNING_NAME = "lightning_logs"  # of loggers that nobody named
+
+
+def _unused(folder: Path, name: str) -> str:
+    count, free = 1, name
+    while (folder / free).exists():
+        count += 1
+        free = f"{name}-{count}"
+    return free
+
+
 def wandb_arguments(init_args: Mapping[str, Any], run_dir: Path, stage: str) -> dict[str, Any]:
     """Return the arguments of a ``WandbLogger`` that resumes the W&B run of a stage.
 
@@ -116,10 +144,10 @@ def wandb_arguments(init_args: Mapping[str, Any], run_dir: Path, stage: str) -> 
 
     Args:
         init_args: What the config says.
-        run_dir: The run folder; W&B's files and the run's id stay in it.
+        run_dir: The run folder; W&B's files, unless the config says where, and the run's id stay
+            in it.
         stage: The stage.
     """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     args = {name: value for name, value in init_args.items() if value is not None}
     cell = grid_record()
     id_file = run_dir / "wandb_id.txt"
@@ -128,12 +156,20 @@ def wandb_arguments(init_args: Mapping[str, Any], run_dir: Path, stage: str) -> 
     run = f"{id_file.read_text().strip()}-{stage}"
     if "WANDB_SWEEP_ID" in os.environ:
         run = _id_in_sweep(run, stage)
+    offline = bool(args.pop("offline", False))
+    asked = args.get("save_dir", ".")
     return {
         "group": cell.name if cell else run_dir.name,
         "job_type": stage,
+        # a config's key that is not given is None, which would begin an interrupted run anew
+        "resume": "allow",
         **args,
+        "settings": {**wandb_settings(offline=offline), **args.get("settings", {})},
+        # not the logger's own switch, which would set a variable for the whole process, and which
+        # refuses a run without network that was asked to send checkpoints
+        **({"offline": False, "mode": "offline"} if offline else {}),
         "name": f"{args.get('name', run_dir.name)}-{stage}",
-        "save_dir": str(run_dir),
+        "save_dir": str(run_dir) if asked == "." else str(asked),
         "id": run,
     }
 
@@ -151,14 +187,3 @@ def _id_in_sweep(run: str, stage: str) -> str:
     os.environ["WANDB_RUN_ID"] = agent if stage == "tune" else f"{agent}-{stage}"
     wandb.teardown()
     return os.environ["WANDB_RUN_ID"]
-
-
-def close(loggers: Sequence[Logger], summary: Mapping[str, Any]) -> None:
-    """Write what a stage has come to into the summaries of its W&B runs, and end all loggers."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(dict(summary))
-            logger.finalize("success")
-            logger.experiment.finish()
-        else:
-            logger.finalize("success")

@@ -13,7 +13,6 @@ import lightning.pytorch as pl
 import msgspec
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import Logger
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.processes import decided, is_first_process, say
@@ -26,7 +25,7 @@ from vpns_lightning.runs.folder import RunFolder, method_parts
 from vpns_lightning.runs.grid_cell import share_warmup, take_warmup
 from vpns_lightning.runs.handoff import load_network, read_about, save_masks
 from vpns_lightning.runs.metrics import read_metrics
-from vpns_lightning.runs.record import RunSoFar, as_plain, write_record
+from vpns_lightning.runs.record import RunRecord, RunSoFar, as_plain, write_record
 from vpns_lightning.runs.settings import as_before, outline
 from vpns_lightning.runs.source import keep_found, source_of, take_found
 from vpns_lightning.runs.summary import draw_summary, print_table
@@ -44,7 +43,15 @@ from vpns_lightning.training.callbacks import (
     check_processes,
 )
 from vpns_lightning.training.connecting import be_patient, connect
-from vpns_lightning.training.loggers import MetricsCSV, close
+from vpns_lightning.training.dashboards import (
+    LOGGED_RESULTS,
+    Facts,
+    Shown,
+    ShowStage,
+    facts_of,
+    subnetwork_files,
+)
+from vpns_lightning.training.loggers import MetricsCSV
 from vpns_lightning.training.machine import (
     NOT_FITTING,
     Machine,
@@ -74,6 +81,7 @@ def fit_stages(
     config: Mapping[str, Any] | None = None,
     source: str | Path | None = None,
     other_processes: bool = False,
+    log_artifacts: bool = False,
 ) -> dict[str, Any]:
     """Run all stages, or what is left of them; write the results.
 
@@ -97,6 +105,7 @@ def fit_stages(
             not run again. The end is that of a run which did all of it.
         other_processes: Go on with another number of processes than the run has begun with, which
             changes how many images a step takes.
+        log_artifacts: Let W&B or MLflow keep masks, the exported network and its card too.
 
     Returns:
         The content of ``result.json``.
@@ -128,7 +137,9 @@ def fit_stages(
             return as_plain(done)
         parts = method_parts(config or {"trainer": described(machine)})
         begun = _Run(
-            run, network, data, machine, seed, stop, parts, origin, processes, other_processes
+            *(run, network, data, machine, seed, stop, parts, origin, processes),
+            other_processes,
+            log_artifacts,
         )
         held.push(begun.end_others)
         return begun.through(stages, find)
@@ -150,8 +161,8 @@ class _Run:
         origin: The run whose masks are tuned, where it is another.
         processes: How many there are.
         other_processes: There may have been more or fewer until now.
+        log_artifacts: Dashboards keep files of the finished run.
         launcher: What has started the others, where Lightning did.
-        loggers: Those that all stages share.
     """
 
     run: RunFolder
@@ -164,6 +175,7 @@ class _Run:
     origin: RunFolder | None
     processes: int
     other_processes: bool
+    log_artifacts: bool
     launcher: Any = None
 
     def __post_init__(self) -> None:
@@ -172,12 +184,13 @@ class _Run:
         self.csv = MetricsCSV(self.run.metrics)
         precision = self.machine.options.get("precision", "32-true")
         self.evaluate = partial(evaluate, data=data, precision=precision)
-        self.loggers: list[Logger] = [self.csv]
+        self.shown = Shown(self._facts, of_stage=self.machine.loggers_of_stage)
         data.seed = self.seed
 
     def through(self, stages: Sequence[Stage], find: MaskFinding) -> dict[str, Any]:
         """Run the stages that are left, then write the results."""
         self.find = find
+        self.last = stages[-1].name
         if is_first_process():
             read_metrics(self.run.metrics)  # what cannot be read is said before anything is trained
         left = self._resume(stages)
@@ -191,14 +204,21 @@ class _Run:
                 share_warmup(self.run)
         return self._finish(find)
 
+    def _facts(self) -> Facts:
+        config = self.run.read_config()
+        return facts_of(config, self.network, self.data, self.find, seed=self.seed)
+
     def end_others(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """End the processes that Lightning has started, if this one ends before its time.
 
-        They would wait for it. As the first one alone writes, they have nothing to save.
+        They would wait for it. As the first one alone writes, they have nothing to save. What shows
+        the run ends last, since it may wait for a network.
         """
         together = isinstance(error, Stopped) and error.together
         if error is not None and self.launcher is not None and not together:
             self.launcher.kill(signal.SIGKILL)
+        if error is not None:
+            self.shown.end(failed=True)
 
     def _resume(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Load the last hand-off, if there is one, and return the stages after it."""
@@ -256,20 +276,21 @@ class _Run:
             raise KeyboardInterrupt
         trainer.strategy.checkpoint_io.teardown()
         if is_first_process():
-            about = read_about(self.run.handoff)
-            self.known = about.run_so_far()
-            if self.machine.loggers_of_stage:
-                sparsity = about.sparsity or 0.0
-                close(trainer.loggers, stage_summary(self.known, self.find, stage.name, sparsity))
-            else:
-                self.loggers = trainer.loggers
+            self.known = read_about(self.run.handoff).run_so_far()
+            self.shown.stage_over(self._came_to(stage.name), last=stage.name == self.last)
+
+    def _came_to(self, stage: str) -> dict[str, Any]:
+        """Return what a finished stage has come to, in single values."""
+        about = read_about(self.run.handoff)
+        return stage_summary(about.run_so_far(), self.find, stage, about.sparsity or 0.0)
 
     def _trainer(self, stage: Stage) -> pl.Trainer:
         """Return a Trainer of this stage's own."""
         built = dict(self.machine.parts(stage.name))
         theirs = as_list(built.pop("callbacks", None))
         plugins = as_list(built.pop("plugins", None) or self.machine.options.get("plugins"))
-        loggers = [self.csv, *as_list(built.pop("logger", None))]
+        loggers = [self.csv, *self.shown.begin(as_list(built.pop("logger", None)))]
+        boards = self.shown.dashboards
         options = {**self.machine.options, **built}
         checkpoint = self.run.checkpoint(stage.name)
         bar = options.pop("enable_progress_bar", True)
@@ -293,6 +314,7 @@ class _Run:
                     SignalGuard(self.stop, checkpoint),
                     CountProcesses(self.other_processes),
                     FreezeMasks(self.run.handoff, self.known, self.evaluate),
+                    *([ShowStage(boards, self.data)] if boards else []),
                     EpochCheckpoint(checkpoint),
                 ],
             }
@@ -322,18 +344,30 @@ class _Run:
             plain = as_plain(result)
             # a run that was killed right here writes these lines again
             self.csv.forget("result", 0)
-            for logger in self.loggers:
-                logger.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
-        for logger in self.loggers:
-            logger.finalize("success")
+            self.csv.log_metrics({f"result/{k}": plain[k] for k in LOGGED_RESULTS})
+            self._show(result)
+        self.csv.finalize("success")
+        self.shown.end()
         if is_first_process():
             # last, since it is the mark of a finished run: what is not written by now never will be
             write_record(self.run.result, result)
             print_table(result, self.run)
         return plain
 
+    def _show(self, result: RunRecord) -> None:
+        """Let dashboards show what the run came to, also one that was killed just before."""
+        if self.machine.loggers_of_stage and not self.shown.loggers:
+            self.shown.begin(as_list(self.machine.parts(self.last).get("logger")))
 
-LOGGED_RESULTS = ("sparsity", "test_accuracy", "test_accuracy_plain")
+        def files() -> list[Path]:
+            return subnetwork_files(self.run, self.network, self.run.read_config(), result)
+
+        self.shown.run_over(
+            as_plain(result),
+            self._came_to(self.last),
+            self.run.summary,
+            files if self.log_artifacts else None,
+        )
 
 
 class _Forget(pl.Callback):
