@@ -141,8 +141,8 @@ OTHERS = [c for c in COMMANDS if c.words[0] in cli.COMMANDS and c.words[0] != "f
 def test_options_of_the_pages_exist(command: Command) -> None:
     said = help_of(command.words[0])
     for word in command.words[1:]:
-        # of a data set, whose arguments the help leaves to --data.help
-        if word.startswith("--") and not word.startswith("--data."):
+        # arguments of a data set, which the help leaves to --data.help; and what all commands take
+        if word.startswith("--") and not word.startswith(("--data.", "--plugins")):
             assert re.search(rf"{re.escape(word.partition('=')[0])}\b", said), word
 
 

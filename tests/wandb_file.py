@@ -7,6 +7,7 @@ buffer whose class W&B ships.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,6 @@ class Written:
         files: Files that were stored beside it.
         artifacts: Name to kind of what was logged as an artifact.
         kinds: How many records there are of each kind.
-        settings: How the run was made.
     """
 
     run: Any = None
@@ -95,11 +95,19 @@ def written(path: Path) -> Written:
     return found
 
 
+def ended(path: Path, seconds: float = 60) -> Written:
+    """Return what a file holds once its run has ended: W&B's process writes on for a while."""
+    until = time.monotonic() + seconds
+    while "exit" not in (found := written(path)).kinds and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
+
+
 def runs_below(folder: Path) -> dict[str, Written]:
     """Return the runs below a folder by their ids; of a resumed run, all that its files hold."""
     found: dict[str, Written] = {}
     for path in sorted(folder.rglob("*.wandb"), key=lambda path: path.stat().st_mtime):
-        new = written(path)
+        new = ended(path)
         old = found.get(path.stem.removeprefix("run-"))
         if old is not None:
             new.summary = old.summary | new.summary

@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def test_a_report_holds_table_figure_and_page(
     assert names == {
         *(f"{name}.{kind}" for name, kind in product(drawn, ("png", "svg", "md", "tex"))),
         *(f"{name}.{kind}" for name, kind in product(("tabA1", "tabA2", "tabA3"), ("md", "tex"))),
+        *(f"{name}.{kind}" for name, kind in product(("density", "accuracy_cost"), ("png", "svg"))),
         *("runs.csv", "differences.csv", "index.html"),
     }
     assert len((output / "runs.csv").read_text().splitlines()) == 13
@@ -262,8 +264,9 @@ def png_size(path: Path) -> tuple[int, int]:
 
 def test_a_single_seed_is_nowhere_said_to_have_a_deviation(tmp_path: Path) -> None:
     folder = write(tmp_path / "runs", *grid(("VPNs", "OMP", "Dense"), (0.5, 0.9), (7,)))
-    for style in ("paper", "slides", "screen"):
-        make_report([folder], tmp_path / style, look=LOOKS[style])
+    for style in ("paper", "screen"):
+        look = replace(LOOKS[style], formats=("svg",))  # the text of a picture can be read
+        make_report([folder], tmp_path / style, look=look)
         texts = [
             p for p in (tmp_path / style).iterdir() if p.suffix in {".svg", ".md", ".tex", ".txt"}
         ]

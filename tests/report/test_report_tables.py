@@ -239,6 +239,19 @@ def test_an_overlay_merges_mappings_and_replaces_classes() -> None:
     assert base["find"]["opt"]["class_path"] == "A"
 
 
+HOSTILE = "<script>x</script>|[a](javascript:x)\n# heading"
+
+
+def test_a_hostile_name_is_text_wherever_markdown_shows_it() -> None:
+    table = Table(HOSTILE, ("method",), ((Cell(HOSTILE),),), HOSTILE)
+    lines = to_markdown(table).splitlines()
+    assert len(lines) == 7
+    for line in (lines[0], lines[4], lines[6]):
+        assert "<script" not in line
+        assert "[a](" not in line
+    assert lines[4].count("|") - lines[4].count(r"\|") == 2
+
+
 def latex_width(cell: str, points: float) -> float:
     """Return the width in points of what TeX's own font makes of a cell."""
     plain = re.sub(r"\\textbf\{([^{}]*)\}", r"\1", cell).replace(r"\,", "").replace("\\%", "%")

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vpns_lightning.sparsity import device_search, keep_highest
-from vpns_lightning.sparsity import score_gradient as fused
+from vpns_lightning.sparsity import device_search, keep_highest, score_gradient as fused
 from vpns_lightning.sparsity.radix_select import can_read, keep_by_radix
 
 BLOCK = 256

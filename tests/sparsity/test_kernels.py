@@ -38,8 +38,7 @@ def test_the_kernels_compile_for_gpus(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from vpns_lightning.sparsity import radix_select as radix
-    from vpns_lightning.sparsity import score_gradient as fused
+    from vpns_lightning.sparsity import radix_select as radix, score_gradient as fused
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     block = {"ABSOLUTE": absolute, "BLOCK": radix.BLOCK}

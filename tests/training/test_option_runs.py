@@ -14,8 +14,7 @@ import vpns_lightning as vpns
 from toy_run import Parts
 from vpns_lightning.report.comparability import mixture
 from vpns_lightning.report.runs import Run
-from vpns_lightning.runs.record import RunRecord as Record
-from vpns_lightning.runs.record import decode, encode, read_record
+from vpns_lightning.runs.record import RunRecord as Record, decode, encode, read_record
 
 EVERYTHING = {
     "loss": {"name": "CrossEntropyLoss", "label_smoothing": 0.1},

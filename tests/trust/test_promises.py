@@ -57,6 +57,9 @@ COUNTS = (
     *("data.batch_size", "data.input_size", "data.num_workers", "network.prompt.pad_size"),
     *("network.prompt.canvas_size", "network.source_classes", "data.limit_per_class"),
 )
+WRONG_RATES = tuple(
+    f"{{class_path: SGD, init_args: {{lr: {rate}}}}}" for rate in ("abc", "1e38", "-1", "[1]")
+)
 CHOICES = {
     "find.pruner": ("Hydar", "Adam", "os.system", "[Hydra]", "7", "{class_path: 7}"),
     "network.prompt": ("PadPromt", "Hydra", "os.system", "3.5", "{class_path: Digits}"),
@@ -64,13 +67,14 @@ CHOICES = {
     "network.backbone": ("resnet81", "timm/", "os.system", "[resnet18]", "{init_args: 3}"),
     "network.weights": ("IMAGENET1K_V9", "nowhere.pth", "http://x/y.pth", "/dev/null"),
     "data": ("Digit", "Hydra", "7", "torch.utils.data.Dataset"),
-    "tune.optimizer": ("Adamm", "torch.nn.Linear", "7", "{class_path: os.system}"),
+    "tune.optimizer": ("Adamm", "torch.nn.Linear", "7", "{class_path: os.system}", *WRONG_RATES),
     "tune.lr_scheduler": ("Cosine", "torch.optim.Adam", "{class_path: os.system}"),
     "trainer.callbacks": ("[Nothing]", "[7]", "[{class_path: torch.optim.Adam}]"),
     "trainer.logger": ("[Nothing]", "[7]", "[{class_path: torch.optim.Adam}]"),
     "trainer.strategy": ("dpp", "{class_path: torch.optim.Adam}"),
     "trainer.accelerator": ("tpu", "gpus", "cuda:99"),
     "trainer.devices": ("-2", "0", "many", "[7]"),
+    "trainer.val_check_interval": ("0", "-1", "often"),
     "trainer.precision": ("12", "16-true", "half"),
     "find.views": ("[promted]", "prompted", "[7]", "{a: b}"),
 }

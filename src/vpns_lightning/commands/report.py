@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.report.definitions import DEFINITIONS
+from vpns_lightning.report.further import FURTHER
 from vpns_lightning.report.make import make_report
 from vpns_lightning.report.panels import Report
 from vpns_lightning.report.styles import FORMATS, LOOKS, PRINT_DPI, WIDTHS, Look
@@ -26,10 +27,11 @@ def run(arguments: Sequence[str]) -> None:
             cannot be drawn, or W&B does not take the report.
     """
     ids = "\n".join(f"  {d.id:<7} {d.title}" for d in DEFINITIONS)
+    names = "\n".join(f"  {figure.name:<13} {figure.title}" for figure in FURTHER)
     parser = _Parser(
         prog="vpns report",
         description="Figures, tables and one page from the result.json files below some folders.",
-        epilog=f"ids of the paper:\n{ids}",
+        epilog=f"ids of the paper:\n{ids}\n\nfurther figures:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders that hold run folders")
@@ -131,6 +133,7 @@ def _closing(report: Report, output: Path) -> str:
         lines.append(f"{drawn.definition.id}: {drawn.definition.title}{tail}")
         if about and about.absent:
             lines.append(f"  the paper has besides: {'; '.join(about.absent)}")
+    lines += [f"{name}: {title}" for name, title in report.further.items()]
     lines += [f"refused: {reason}" for reason in report.refused]
     lines += [f"{name}: no runs ({how})" for name, how in report.lacking.items()]
     return "\n".join([*lines, f"open {output / 'index.html'}"])

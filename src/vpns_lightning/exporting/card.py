@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.files import write_text
+from vpns_lightning.base.texts import inline
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.backbones import head_of
 from vpns_lightning.network.specification import TIMM, Specification, is_timm
@@ -73,10 +74,10 @@ def card_text(
         load: Lines that say how it is loaded.
         limits: What a user must know.
     """
-    lines = [f"# {_inline(title)}", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {_inline(value)} |" for name, value in facts.items()]
+    lines = [f"# {inline(title)}", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {inline(value)} |" for name, value in facts.items()]
     lines += ["", "## Load", "", *load, ""]
-    lines += ["## Classes", "", ", ".join(map(_inline, about.class_names)), "", "## Limits", ""]
+    lines += ["## Classes", "", ", ".join(map(inline, about.class_names)), "", "## Limits", ""]
     lines += [f"- {limit}" for limit in limits]
     return "\n".join(lines) + "\n"
 
@@ -110,12 +111,6 @@ def card_facts(
         "command": f"`{command.replace('`', chr(39))}`" if command else "not known",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
-
-
-def _inline(value: object) -> str:
-    """Return a value as text of one line that is neither markup nor the end of a cell."""
-    text = " ".join(str(value).split()).replace("|", r"\|")
-    return text.replace("<", "&lt;").replace("[", r"\[").replace("](", r"\](")
 
 
 def _number(value: float | None) -> str:

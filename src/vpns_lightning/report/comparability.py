@@ -5,8 +5,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from vpns_lightning.report.runs import UNKNOWN, Run, describe, plain
-from vpns_lightning.report.runs import setting as recorded
+from vpns_lightning.report.runs import UNKNOWN, Run, describe, plain, setting as recorded
 
 # what must be equal along one curve
 CURVE_KEYS = (

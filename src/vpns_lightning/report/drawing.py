@@ -36,6 +36,10 @@ def write_figure(make: Callable[[], Any], folder: Path, name: str, look: Look) -
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": name, "pdf.fonttype": 42}
     with mpl.rc_context(settings):
         figure = make()
+        if figure.get_layout_engine() is not None:  # once, not again for every format
+            FigureCanvasAgg(figure)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         for suffix in look.formats:
             canvas, options = canvases[suffix]
             # savefig would lay everything out twice

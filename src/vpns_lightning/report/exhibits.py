@@ -79,7 +79,7 @@ def _panel(
     dense: list[Curve] = []
     for label in sorted(lines, key=lambda name: _order(definition.lines, name)):
         for measure in measures:
-            curve = _curve(label + measure.suffix, lines[label], axis, measure)
+            curve = curve_of(label + measure.suffix, lines[label], axis, measure)
             if curve.points or curve.refused:
                 flat = all(run.dense for run in lines[label])
                 (dense if flat else curves).append(curve)
@@ -106,7 +106,8 @@ def _panel(
     )
 
 
-def _curve(label: str, runs: Sequence[Run], axis: Axis, measure: Measure) -> Curve:
+def curve_of(label: str, runs: Sequence[Run], axis: Axis, measure: Measure) -> Curve:
+    """Return the curve of runs that differ in the axis and their seed, empty where more differs."""
     reason = mixture(runs, axis.keys)
     if reason is not None:
         return Curve(label, (), reason)

@@ -10,6 +10,7 @@ from vpns_lightning.base.shipped import shipped_folder
 from vpns_lightning.report.definitions import DEFINITIONS, IDS, Definition
 from vpns_lightning.report.exhibits import build
 from vpns_lightning.report.figures import draw
+from vpns_lightning.report.further import FURTHER, draw_further
 from vpns_lightning.report.hyperparameters import BASE, hyperparameter_table
 from vpns_lightning.report.membership import members, overview, paper_id
 from vpns_lightning.report.page import PAGE_IDS, write_page
@@ -53,7 +54,7 @@ def make_report(
     runs, broken = read_results(folders)
     report = Report(runs, broken)
     definitions = _definitions(runs)
-    known = [definition.id for definition in definitions]
+    known = [*(definition.id for definition in definitions), *(f.name for f in FURTHER)]
     for name in only:
         if name not in known:
             raise UserError(f"unknown id {name!r}{nearest(name, known)}; known: {', '.join(known)}")
@@ -65,6 +66,14 @@ def make_report(
             report.lacking[definition.id] = how_to_make(definition.id)
         else:
             report.drawn.append(drawn)
+    further = [figure for figure in FURTHER if not only or figure.name in only]
+    for figure in further:
+        files = draw_further(figure, runs, output, look)
+        report.files += files
+        if files:
+            report.further[figure.name] = figure.title
+        elif only:
+            report.lacking[figure.name] = f"it needs {figure.needs}"
     _write(report, output, look)
     _complain(report, only)
     return report
@@ -74,7 +83,7 @@ def _definitions(runs: Sequence[Run]) -> list[Definition]:
     """Return what can be drawn, in the order of the page: the reader's own grids first."""
     own = sorted({run.grid for run in runs if not paper_id(run.grid)})
     definitions: list[Definition] = []
-    taken = {*PAGE_IDS, *IDS}
+    taken = {*PAGE_IDS, *IDS, *(figure.name for figure in FURTHER)}
     for definition in map(overview, own):
         if not members(definition, runs):
             continue

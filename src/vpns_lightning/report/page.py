@@ -14,6 +14,7 @@ from vpns_lightning._version import __version__
 from vpns_lightning.base.files import write_text
 from vpns_lightning.report.comparability import mixture
 from vpns_lightning.report.definitions import DEFINITIONS
+from vpns_lightning.report.further import FURTHER
 from vpns_lightning.report.gaps import show_level
 from vpns_lightning.report.panels import Curve, Drawn, Panel, Point, Report, Table
 from vpns_lightning.report.runs import Run, in_order, number
@@ -54,6 +55,7 @@ def content(report: Report) -> dict[str, Any]:
     cells = _cells(report.runs)
     methods = _once([*curves, *dense, *(cell["label"] for cell in cells)])
     titles = {definition.id: definition.title for definition in DEFINITIONS}
+    titles |= {figure.name: figure.title for figure in FURTHER}
     return {
         "summary": _summary(report),
         "styles": {label: style._asdict() for label, style in styles_of(methods).items()},

@@ -164,6 +164,7 @@ class Report:
         broken: Files that could not.
         drawn: Figures and tables.
         lacking: Ids of the paper without any run here, each with how to make them.
+        further: Name to title of the figures drawn that are no paper's.
         files: What was written.
     """
 
@@ -171,6 +172,7 @@ class Report:
     broken: list[Broken]
     drawn: list[Drawn] = field(default_factory=list)
     lacking: dict[str, str] = field(default_factory=dict)
+    further: dict[str, str] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     @property

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vpns_lightning.base.texts import inline
 from vpns_lightning.report.comparability import mixture
 from vpns_lightning.report.gaps import show_level
 from vpns_lightning.report.measures import Measure
@@ -169,12 +170,15 @@ def to_markdown(table: Table) -> str:
     """Return a table as Markdown."""
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(map(_inline, cells)) + " |"
+        return "| " + " | ".join(map(inline, cells)) + " |"
 
     body = [line(f"**{c.text}**" if c.bold else c.text for c in row) for row in table.rows]
     rule = line("---" if i == 0 else "---:" for i in range(len(table.columns)))
-    note = ["", table.note] if table.note else []
-    return "\n".join([f"### {table.title}", "", line(table.columns), rule, *body, *note]) + "\n"
+    note = ["", inline(table.note)] if table.note else []
+    return (
+        "\n".join([f"### {inline(table.title)}", "", line(table.columns), rule, *body, *note])
+        + "\n"
+    )
 
 
 def to_latex(table: Table, label: str = "") -> str:
@@ -264,8 +268,3 @@ ESCAPES = {
 def escape(text: str) -> str:
     """Return text that LaTeX sets as it stands."""
     return "".join(ESCAPES.get(sign, sign) for sign in text)
-
-
-def _inline(cell: str) -> str:
-    """Return a cell of a Markdown table: one line, no HTML, no end of the cell."""
-    return " ".join(cell.split()).replace("|", r"\|").replace("<", "&lt;")

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,11 @@ def _key(text: str) -> str:
     return re.sub(r"[^\w/]+", "_", text).strip("_")
 
 
-def _table(columns: Any, content: list[list[Any]]) -> Any:
+def _table(columns: Any, content: Sequence[Iterable[Any]]) -> Any:
     import wandb
 
     # a column holds numbers and words where one run says what another does not
-    return wandb.Table(columns=list(columns), data=content, allow_mixed_types=True)
+    return wandb.Table(columns=list(columns), data=list(content), allow_mixed_types=True)
 
 
 def _points(drawn: Drawn) -> Iterator[list[Any]]:
@@ -140,7 +140,7 @@ def _costs(dataset: str, runs: list[Run]) -> dict[str, Any]:
     """Return cost against accuracy of the runs of a data set, as a table and a chart of it."""
     import wandb
 
-    content = []
+    content: list[Iterable[Any]] = []
     for run in runs:
         costs = [number(getattr(run.record, name)) for name in COSTS]
         if costs[0] is not None:  # an imported run does not say

@@ -1,0 +1,7 @@
+"""Text of others, written where it must be neither markup nor the end of its place."""
+
+
+def inline(value: object) -> str:
+    """Return a value as Markdown of one line: no HTML, no link, no end of a table's cell."""
+    text = " ".join(str(value).split()).replace("|", r"\|").replace("<", "&lt;")
+    return text.replace("[", r"\[").replace("](", r"\](")
