@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
@@ -69,16 +68,16 @@ class ImageLoader(DataLoader[IndexedBatch]):
         with torch.device("cpu"):  # whatever the default device while a network is built
             batches = super().__iter__()
         if self.num_workers:
-            return _raising(batches)
+            # a map keeps the processes after its last batch; a generator would let them end
+            return map(_accepted, batches)
         return one_ahead(batches) if self.pin_memory else batches
 
 
-def _raising(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield what loader processes made; raise what they refused to make."""
-    for batch in batches:
-        if isinstance(batch, Refused):
-            raise batch.error
-        yield batch
+def _accepted(batch: Any) -> Any:
+    """Return what a loader process made; raise what it refused to make."""
+    if isinstance(batch, Refused):
+        raise batch.error
+    return batch
 
 
 class ViewLoader(ImageLoader):
