@@ -1,5 +1,6 @@
 """``vpns export``: a finished run's network for use elsewhere."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def write(run: str, output: str, *, compact: bool = False, opset: int | None = N
             raise UserError(f"{output} is a folder: --compact and --opset are of single files")
         folder = export_folder(loaded, output)
         print(f"{folder} written; outputs equal those of {run}")
-        print(f"send it to the Hub: hf upload USER/NAME {folder}")
+        print(f"send it to the Hub: hf upload USER/NAME {shlex.quote(str(folder))}")
         return
     path = export(
         loaded.network, output, input_size=loaded.about.input_size, compact=compact, opset=opset

@@ -1,5 +1,6 @@
 """``vpns import``: a run folder from a checkpoint of the authors' released code."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -190,7 +191,7 @@ def _say(folder: RunFolder, result: RunRecord) -> None:
     if result.test_accuracy is None:
         print(
             "the data set is not there, so no accuracy was measured and classes are numbers: "
-            f"vpns test --run {folder.path} --root FOLDER measures"
+            f"vpns test --run {shlex.quote(str(folder.path))} --data.root FOLDER measures"
         )
     elif result.prompt is None:
         print(f"test accuracy {result.test_accuracy:.4f}; there is no prompt")

@@ -1,6 +1,7 @@
 """``vpns report``: figures, tables and a page from finished runs."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,4 +137,4 @@ def _closing(report: Report, output: Path) -> str:
     lines += [f"{name}: {title}" for name, title in report.further.items()]
     lines += [f"refused: {reason}" for reason in report.refused]
     lines += [f"{name}: no runs ({how})" for name, how in report.lacking.items()]
-    return "\n".join([*lines, f"open {output / 'index.html'}"])
+    return "\n".join([*lines, f"open {shlex.quote(str(output / 'index.html'))}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -175,7 +176,7 @@ def _elsewhere(root: Path) -> str:
         if "train" in names and names & {"test", "val", "valid", "validation"}:
             return (
                 f"; the images in {folder.absolute()} can be used as they are sorted there, by "
-                f"--data ImageFolder --data.root {folder}"
+                f"--data ImageFolder --data.root {shlex.quote(str(folder))}"
             )
     return ""
 

@@ -1,5 +1,6 @@
 """A report: every figure and table that the runs allow, one page that shows them all."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +124,7 @@ def how_to_make(name: str) -> str:
     grids = sorted(GRIDS / file for file in names if paper_id(Path(file).stem) == name)
     full = [path for path in grids if not path.stem.endswith("_mini")]
     files = full or grids or [GRIDS / f"{name}.yaml"]
-    return "; ".join(f"vpns grid {file}" for file in files)
+    return "; ".join(f"vpns grid {shlex.quote(str(file))}" for file in files)
 
 
 def _write(report: Report, output: Path, look: Look) -> None:

@@ -1,6 +1,7 @@
 """A report as one W&B run: tables, a chart for each data set, cost against accuracy, figures."""
 
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -49,7 +50,8 @@ def send(report: Report, output: Path, project: str) -> str:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"W&B did not take the report ({said}); it lies in {output}") from error
     if reason:
-        return f"W&B: offline because {reason}; wandb sync {output}/wandb/offline-run-* sends it"
+        folder = shlex.quote(str(output / "wandb"))
+        return f"W&B: offline because {reason}; wandb sync {folder}/offline-run-* sends it"
     return f"W&B: {address}"
 
 

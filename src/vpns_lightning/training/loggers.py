@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import uuid
 from argparse import Namespace
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def wandb_offline(offline: bool, run_dir: Path) -> bool:
     if reason:
         rank_zero_warn(
             f"W&B runs offline because {reason}; send the run later with "
-            f"`wandb sync {run_dir}/wandb/offline-run-*`"
+            f"`wandb sync {shlex.quote(str(run_dir))}/wandb/offline-run-*`"
         )
     return offline or bool(reason)
 
