@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def test_a_report_is_one_run_with_tables_charts_and_figures(
     runs = write(tmp_path / "runs", *grid(("VPNs", "OMP"), (0.5, 0.9), (7, 9)))
     output = tmp_path / "out"
     command.run([str(runs), "--output", str(output), "--only", "runs", "--wandb=vpns"])
-    assert f"wandb sync {output}/wandb/offline-run-* sends it" in capsys.readouterr().out
+    folder = shlex.quote(str(output / "wandb"))
+    assert f"wandb sync {folder}/offline-run-* sends it" in capsys.readouterr().out
     (told,) = runs_below(output).values()
     assert isinstance(told, Written)
     assert (told.run.job_type, told.run.project) == ("report", "vpns")
