@@ -3,7 +3,9 @@
 import errno
 import resource
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,43 +19,47 @@ from vpns_lightning.exporting import export
 from vpns_lightning.training.callbacks import AtomicCheckpointIO
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Let no file grow beyond 4 kB, which fails in the same calls as a full disk."""
-    import signal
+    """Let no file grow beyond 4 kB, which fails in the same calls as a full disk.
 
+    No longer than a test needs it: what pytest itself prints may go to a file as well.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path: Path, small_files: None) -> None:
+def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     io.save_checkpoint({"step": 1}, path)
     io.flush()
-    io.save_checkpoint({"step": 2, "weight": torch.rand(100_000)}, path)
-    with pytest.raises(vpns.UserError, match=r"last\.ckpt could not be written") as refused:
-        io.flush()
+    refusal = pytest.raises(vpns.UserError, match=r"last\.ckpt could not be written")
+    with small_files():
+        io.save_checkpoint({"step": 2, "weight": torch.rand(100_000)}, path)
+        with refusal as refused:
+            io.flush()
     assert "\n" not in str(refused.value)
     assert io.load_checkpoint(path) == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_hand_off_that_does_not_fit_is_one_line(tmp_path: Path, small_files: None) -> None:
-    with pytest.raises(vpns.UserError, match=r"handoff\.safetensors could not be written"):
+def test_a_hand_off_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    refused = pytest.raises(vpns.UserError, match=r"handoff\.safetensors could not be written")
+    with small_files(), refused:
         write_folder(tmp_path / "run", finished_network())
 
 
 @pytest.mark.parametrize("name", ["net.safetensors", "net.pt2"])
-def test_an_export_that_does_not_fit_is_one_line(
-    tmp_path: Path, small_files: None, name: str
-) -> None:
+def test_an_export_that_does_not_fit_is_one_line(tmp_path: Path, name: str) -> None:
     network = Parts().network
     network.fit_mapping(torch.eye(6)[:4].long().T)
-    with pytest.raises(vpns.UserError, match=f"{name} could not be written"):
+    with small_files(), pytest.raises(vpns.UserError, match=f"{name} could not be written"):
         export(network, tmp_path / name)
     assert not list(tmp_path.iterdir())
 
