@@ -79,6 +79,7 @@ def srun(arguments: list[str]) -> int:
     for task in range(tasks):
         node, local = divmod(task, max(tasks // nodes, 1))
         place = {"SLURM_PROCID": task, "SLURM_LOCALID": local, "SLURM_NODEID": node}
+        place["SLURM_STEP_ID"] = 0
         env = own | {key: str(value) for key, value in place.items()}
         running.append(subprocess.Popen(command, env=env, start_new_session=True))
 

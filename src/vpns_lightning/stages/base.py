@@ -122,7 +122,7 @@ class Stage(pl.LightningModule, ABC):
         self.acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.acc_plain = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.objective = Objective(classes, loss=loss, mixup=mixup, cutmix=cutmix)
-        self.forward_loss = Forward(network, self.objective)
+        self.forward_loss = Forward(self.objective)
         self.clip_norm = clip_norm
         self.accumulate = accumulate or 1
         self.mixup, self.cutmix = mixup, cutmix
@@ -147,7 +147,7 @@ class Stage(pl.LightningModule, ABC):
 
     def _forward(self, view: str, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         try:
-            return self.forward_loss(images, targets, prompted=view == "prompted")
+            return self.forward_loss(self.network, images, targets, prompted=view == "prompted")
         except ValueError as error:
             if len(images) > 1 or isinstance(error, UserError):
                 raise

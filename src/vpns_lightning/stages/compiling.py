@@ -1,7 +1,7 @@
 """What a step computes, from images to the loss, as one graph where the network asks for that."""
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,34 +19,37 @@ class Forward:
     uncompiled: graphs of their own would cost more than they save.
 
     Args:
-        network: The network.
         objective: Of logits (N, C) and targets, to the mean loss, 0-d.
 
     Attributes:
         whole_batch: Images in a batch to compile for; 0 compiles for any.
     """
 
-    def __init__(self, network: PromptedClassifier, objective: Objective) -> None:
-        self.network = network
+    def __init__(self, objective: Objective) -> None:
         self.objective = objective
         self.whole_batch = 0
+        self._graphs: tuple[Callable[..., tuple[Tensor, Tensor]], ...] = ()
 
-    def __call__(self, images: Tensor, targets: Tensor, *, prompted: bool) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, network: PromptedClassifier, images: Tensor, targets: Tensor, *, prompted: bool
+    ) -> tuple[Tensor, Tensor]:
         """Return the loss, 0-d, and the logits (N, C), detached."""
-        network = self.network
         whole = self.whole_batch in (0, len(images))
         if not (network.compiled and network.training and whole):
             return _from_images(network, self.objective, images, targets, prompted)
         if network.prompt is not None and network.prompt.draws and prompted:
             shown = network.shown(images, prompted=prompted)
-            return self._compiled[1](network, self.objective, shown, targets)
-        return self._compiled[0](network, self.objective, images, targets, prompted)
+            return self._compiled(network)[1](network, self.objective, shown, targets)
+        return self._compiled(network)[0](network, self.objective, images, targets, prompted)
 
-    @cached_property
-    def _compiled(self) -> tuple[Callable[..., tuple[Tensor, Tensor]], ...]:
-        _forget_other_backbones(self.network.backbone_name)
-        compiled = partial(torch.compile, dynamic=False)
-        return compiled(_from_images), compiled(_from_shown)
+    def _compiled(
+        self, network: PromptedClassifier
+    ) -> tuple[Callable[..., tuple[Tensor, Tensor]], ...]:
+        if not self._graphs:
+            _forget_other_backbones(network.backbone_name)
+            compiled = partial(torch.compile, dynamic=False)
+            self._graphs = compiled(_from_images), compiled(_from_shown)
+        return self._graphs
 
 
 def _from_images(

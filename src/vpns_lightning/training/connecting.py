@@ -75,7 +75,9 @@ def _check_started(strategy: DDPStrategy, processes: int) -> None:
             numbers its steps.
     """
     in_slurm = isinstance(strategy.cluster_environment, SLURMEnvironment)
-    if in_slurm and processes > 1 and "SLURM_STEP_ID" not in os.environ:
+    # the same number under its present and its older name
+    in_step = any(key in os.environ for key in ("SLURM_STEP_ID", "SLURM_STEPID"))
+    if in_slurm and processes > 1 and not in_step:
         raise UserError(
             f"this SLURM job is to have {processes} processes, but only this one was started: put "
             "srun before the command in its script"
