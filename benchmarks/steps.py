@@ -62,13 +62,13 @@ class LightStage:
         self.precision = precision
         self.current_epoch = current_epoch
         self.optimizer: Optimizer | None = None
-        self.forward_loss = Forward(network, functional.cross_entropy)
+        self.forward_loss = Forward(functional.cross_entropy)
 
     def loss(self, view: str, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of one view's batch."""
         images, labels = batch
         with autocast(self.precision, images.device):
-            return self.forward_loss(images, labels, prompted=view == "prompted")[0]
+            return self.forward_loss(self.network, images, labels, prompted=view == "prompted")[0]
 
     def optimizers(self) -> Optimizer:
         """Return the only optimiser."""

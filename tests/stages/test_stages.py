@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference.toy_networks import ToyNet
@@ -435,3 +436,18 @@ def test_equal_networks_share_their_graphs_and_others_have_their_own(
         stage = MaskFinding(network, Hydra(), sparsity=0.5, epochs=1, views=("prompted", "plain"))
         fit(stage, ToyData(**views_of(2)))
         assert len(graphs.kept) == 2 * number
+
+
+def test_a_hook_on_the_network_is_heard_by_the_loss() -> None:
+    """GraSP softens the logits so; a loss that went around the module would not be softened."""
+    parts = Parts()
+    parts.network.fit_mapping(torch.eye(6)[:4].long().T)
+    images, labels = torch.rand(8, 3, 12, 12), torch.arange(8) % 4
+    parts.network.eval()
+    forward = parts.find.forward_loss
+    _, logits = forward(parts.network, images, labels, prompted=True)
+    handle = parts.network.register_forward_hook(lambda _, __, out: out / 200)
+    loss, softened = forward(parts.network, images, labels, prompted=True)
+    handle.remove()
+    assert torch.equal(softened, logits / 200)
+    assert torch.equal(loss, functional.cross_entropy(logits / 200, labels))

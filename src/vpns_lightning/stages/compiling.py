@@ -36,7 +36,9 @@ class Forward:
         """Return the loss, 0-d, and the logits (N, C), detached."""
         whole = self.whole_batch in (0, len(images))
         if not (network.compiled and network.training and whole):
-            return _from_images(network, self.objective, images, targets, prompted)
+            # the module itself is called, so that hooks on it are heard, GraSP's among them
+            logits = network(images, prompted=prompted)
+            return self.objective(logits, targets), logits.detach()
         if network.prompt is not None and network.prompt.draws and prompted:
             shown = network.shown(images, prompted=prompted)
             return self._compiled(network)[1](network, self.objective, shown, targets)
