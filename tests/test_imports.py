@@ -37,7 +37,7 @@ PACKAGES: dict[str, set[str]] = {
     "_version": set(),
     # processes asks Lightning which of several it is; batches names tensors for type checkers,
     # trust tells the parser of configs what it may import, wandb_settings asks W&B which it has
-    "base": {"lightning", "torch", "jsonargparse", "wandb"},
+    "base": {"lightning", "torch", "jsonargparse", "wandb", "yaml"},
     # torch's wheels bring Triton where it works, and only selection on a GPU imports it
     "sparsity": {"torch", "numpy", "triton"},
     # the graph of channels and their removal are Torch-Pruning's; timm and the Hub, which it

@@ -63,6 +63,15 @@ def config(tmp_path: Path) -> str:
         (("--trainer.devices=-2",), "trainer.devices -2 is no number of devices"),
         (("--trainer.accelerator=tpu",), "not one of auto, cpu, gpu, cuda, mps"),
         (("--trainer.val_check_interval=0",), "val_check_interval must be above 0"),
+        (
+            ("--trainer.accelerator=cpu", "--trainer.devices=many"),
+            "trainer.devices many is no number",
+        ),
+        (
+            ("--trainer.accelerator=cpu", "--trainer.devices=[a]"),
+            "trainer.devices [a] is no number",
+        ),
+        (("--trainer.profiler=foo",), "trainer.profiler 'foo' is not one of simple, advanced"),
         (("--trainer.logger=7",), "trainer.logger names a class, got 7"),
         (("--trainer.callbacks=[7]",), "trainer.callbacks names a class, got [7]"),
         (("--trainer.default_root_dir=" + "x" * 300,), "File name too long"),
@@ -80,6 +89,70 @@ def test_options_that_cannot_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert said in refusal(capsys, "fit", config, "--trainer.default_root_dir=run", *options)
+
+
+LOGGERS = "allowed: CSVLogger, CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger"
+SUMMARY = "[LearningRateMonitor, {class_path: ModelSummary, init_args: {%s: x}}]"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("trainer.logger=NeptuneLogger", f"'NeptuneLogger' is unknown; {LOGGERS}"),
+        ("trainer.logger=Wandb", f"unknown (did you mean 'WandbLogger'?); {LOGGERS}"),
+        ("trainer.logger=[WandbLogger, NeptuneLogger]", f"'NeptuneLogger' is unknown; {LOGGERS}"),
+        ("trainer.logger=[CSVLogger]", "CSVLogger needs save_dir under init_args"),
+        ("trainer.callbacks=" + SUMMARY % "depth", "no option 'depth' (did you mean 'max_depth'?)"),
+        ("trainer.callbacks=" + SUMMARY % "max_depth", "callbacks.max_depth is a whole number"),
+        ("trainer.plugins=foo", "trainer.plugins: 'foo' is unknown; allowed: AsyncCheckpointIO, "),
+        ("trainer.plugins=7", "trainer.plugins names a class, got 7; allowed: "),
+        ("trainer.plugins=[7]", "trainer.plugins names a class, got [7]; allowed: "),
+        ("trainer.plugins=true", "trainer.plugins names a class, got True; allowed: "),
+        ("trainer.plugins=lightning.pytorch.plugins.Nope", "Nope' is unknown; allowed: "),
+        (
+            "trainer.plugins={class_path: HalfPrecision, init_args: {x: 1}}",
+            "HalfPrecision has no option 'x'; allowed: precision",
+        ),
+        ("trainer.precision=17", "one of 32-true, bf16-mixed, 16-mixed or null, got 17"),
+        ("find.pruner=[OMP]", "find.pruner names one class, got ['OMP']; allowed: BiP"),
+        ("tune.loss=foo", "tune.loss: 'foo' is unknown; allowed: BCELoss"),
+        ("tune.average=foo", "tune.average: 'foo' is unknown; allowed: EMA, SWA"),
+        (
+            "tune.lr_scheduler={class_path: MultiStepLR, init_args: {milestones: 3}}",
+            "milestones is a list, each a whole number, got 3",
+        ),
+        ("network.exclude={a: 1}", "network.exclude is a list, each a text, got {'a': 1}"),
+        ("seed_everything=1.5", "seed_everything is a whole number, got 1.5"),
+        ("log_artifacts=3", "log_artifacts is true or false, got 3"),
+    ],
+)
+def test_a_value_that_a_key_does_not_take_is_told_from_those_it_takes(
+    config: str, capsys: pytest.CaptureFixture[str], option: str, said: str
+) -> None:
+    line = refusal(capsys, "fit", config, f"--{option}")
+    assert said in line
+    assert "Parser key" not in line
+    assert "Dummy" not in line
+    assert "MetricsCSV" not in line
+
+
+def test_a_right_value_is_not_blamed_for_a_wrong_one(
+    config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--trainer.profiler=simple", "--trainer.logger=false", "--find.epochs=x")
+    assert "find.epochs is a whole number, got 'x'" in refusal(capsys, "fit", config, *options)
+
+
+@pytest.mark.parametrize("given", ["find: {epochs: 1}\nfind: {}", "find: {epochs: 1, epochs: 2}"])
+def test_a_key_that_a_config_gives_twice_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(given)
+    said = refusal(capsys, "fit", f"--config={file}")
+    assert (
+        f"config file {file} is no YAML: the key '{'epochs' if ',' in given else 'find'}'" in said
+    )
 
 
 @pytest.mark.parametrize("content", ["", "text", "[1, 2]"])

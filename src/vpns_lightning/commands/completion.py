@@ -16,7 +16,7 @@ from torchvision import models
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.data import VERBS
-from vpns_lightning.commands.diagnosis import CLASSES, classes
+from vpns_lightning.commands.diagnosis import CLASSES, offered
 
 SHELLS = ("bash", "zsh")
 # an option as a help lists it: short name, name, and what stands in place of its value
@@ -77,7 +77,7 @@ def _choices(option: str, value: str) -> list[str] | None:
         return given[1].split(",")
     if last == "backbone":
         return list(models.list_models(module=models))
-    return sorted(classes(CLASSES[last])) if last in CLASSES else None
+    return sorted(offered(CLASSES[last])) if last in CLASSES else None
 
 
 def _complete(option: str) -> Any:

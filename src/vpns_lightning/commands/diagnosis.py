@@ -1,43 +1,55 @@
 """What is wrong with a command line or config: which key, which value, what is allowed."""
 
 import inspect
+import sys
 import types
+from collections import abc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor
+from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.base.trust import REFUSED
 from vpns_lightning.data import ImageData
 from vpns_lightning.network import LabelMapping, Prompt, PromptedClassifier
 from vpns_lightning.pruners import Pruner
 from vpns_lightning.stages import STAGES
-from vpns_lightning.training.machine import ELSEWHERE
+from vpns_lightning.stages.averaging import WeightAverage
+from vpns_lightning.training.machine import ELSEWHERE, PRECISIONS, PROFILERS
 
 SECTIONS: dict[str, type] = {
     "network": PromptedClassifier,
     **STAGES,
     "trainer": Trainer,
 }
-# the last part of a key that names a class, and what the class must be
-CLASSES: dict[str, type] = {
-    "data": ImageData,
-    "pruner": Pruner,
-    "prompt": Prompt,
-    "mapping": LabelMapping,
-    "optimizer": Optimizer,
-    "lr_scheduler": LRScheduler,
-    "logger": Logger,
-    "callbacks": Callback,
-    "profiler": Profiler,
+# the last part of a key that names a class, and what the class must be one of
+CLASSES: dict[str, tuple[type, ...]] = {
+    "data": (ImageData,),
+    "pruner": (Pruner,),
+    "prompt": (Prompt,),
+    "mapping": (LabelMapping,),
+    "optimizer": (Optimizer,),
+    "lr_scheduler": (LRScheduler,),
+    "loss": (_Loss,),
+    "average": (WeightAverage,),
+    "logger": (Logger,),
+    "callbacks": (Callback,),
+    "profiler": (Profiler,),
+    "plugins": (Precision, ClusterEnvironment, CheckpointIO, LayerSync),
 }
+SEVERAL = ("logger", "callbacks", "plugins")  # keys that take a list of classes too
+TOP = {"seed_everything": int, "log_artifacts": bool, "other_processes": bool}
 ELSEWHERE_AT_TOP = {
     "ckpt_path": "the same command resumes an interrupted run from its folder",
     "model": "the network is described by the keys of network",
@@ -75,14 +87,38 @@ def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
     return UserError(" ".join(message.split()))
 
 
-def classes(base: type[Any]) -> dict[str, type]:
-    """Return the concrete subclasses of ``base`` that are imported, by the names configs use."""
+def classes(bases: Sequence[type[Any]]) -> dict[str, type]:
+    """Return the concrete subclasses of ``bases`` that are imported, by the names configs use."""
     found: dict[str, type] = {}
-    for child in base.__subclasses__():
-        found |= classes(child)
-        if not inspect.isabstract(child) and not child.__name__.startswith("_"):
-            found[child.__name__] = child
+    for base in bases:
+        found |= classes(base.__subclasses__())
+        for child in base.__subclasses__():
+            if not inspect.isabstract(child) and not child.__name__.startswith("_"):
+                found[child.__name__] = child
     return found
+
+
+def offered(bases: Sequence[type[Any]]) -> dict[str, type]:
+    """Return those of :func:`classes` that a user would name.
+
+    Of the parts of a Trainer, which this project has for itself alone, they are what Lightning
+    exports, and what plug-ins bring.
+    """
+    found = classes(bases)
+    if not bases[0].__module__.startswith("lightning."):
+        return found
+    return {name: cls for name, cls in found.items() if _is_part(cls)}
+
+
+def _is_part(cls: type) -> bool:
+    """Return whether Lightning exports a part of a Trainer that a config may name."""
+    parts = cls.__module__.split(".")
+    if parts[0] != "lightning":
+        return parts[0] != "vpns_lightning"
+    packages = [".".join(parts[:depth]) for depth in range(3, len(parts))]
+    exporting = [p for p in packages if cls.__name__ in getattr(sys.modules[p], "__all__", ())]
+    refused = any(f"{package}.{cls.__name__}" in REFUSED for package in packages)
+    return bool(exporting) and not refused and not cls.__name__.startswith("Base")
 
 
 def _problem(key: str, value: object, known: set[str], chosen: dict[str, type]) -> str | None:
@@ -96,6 +132,8 @@ def _problem(key: str, value: object, known: set[str], chosen: dict[str, type]) 
         )
     if section == "data":
         return _of_class("data", option, value, chosen)
+    if section in TOP and not option:
+        return None if _takes(TOP[section], value) else _said(TOP[section], section, value)
     owner = SECTIONS.get(section)
     if owner is None or not any(one.startswith(f"{section}.") for one in known):
         return None if key in known else _unknown(key, known)
@@ -122,44 +160,76 @@ def _problem(key: str, value: object, known: set[str], chosen: dict[str, type]) 
 
 def _of_class(key: str, rest: str, value: object, chosen: dict[str, type]) -> str | None:
     """Return what is wrong with the class that a key names, or with an argument of it."""
-    base = CLASSES[key.rpartition(".")[2]]
+    last = key.rpartition(".")[2]
+    bases = CLASSES[last]
     if rest in {"", "class_path"}:
-        if any(_is_number(item) for item in (value if isinstance(value, list) else [value])):
-            return f"{key} names a class, got {value!r}; allowed: {_listed(classes(base))}"
-        name = value.get("class_path") if isinstance(value, Mapping) else value
-        return _of_name(key, base, name, chosen) if isinstance(name, str) else None
+        if last == "logger" and isinstance(value, bool):
+            return None
+        items = value if isinstance(value, list) else [value]
+        alone = last not in SEVERAL and items is value
+        if alone or any(isinstance(item, int | float) for item in items):
+            wanted = f"names {'one' if alone else 'a'} class, got {value!r}"
+            return f"{key} {wanted}; allowed: {_listed(offered(bases))}"
+        if items is value:
+            return next(filter(None, (_of_listed(key, item) for item in items)), None)
+        return _of_item(key, value, chosen)
     if rest == "help" or rest.startswith("dict_kwargs"):
         return None
     name = rest.removeprefix("init_args.").partition(".")[0].removesuffix("+")
     cls = chosen.get(key)
-    if cls is None and base in {Optimizer, LRScheduler} and not isinstance(value, Mapping):
+    if cls is None and bases[0] in {Optimizer, LRScheduler} and not isinstance(value, Mapping):
         return (
             f"{key}.{name} is an option of a class that was not named: give --{key} NAME before "
-            f"it; allowed: {_listed(classes(base))}"
+            f"it; allowed: {_listed(offered(bases))}"
         )
     if rest == "init_args" or cls is None:
         return None
-    allowed = options_of(cls)
-    if name not in allowed:
-        hint = nearest(name, allowed)
-        return (
-            f"{key}: {cls.__name__} has no option {name!r}{hint}; allowed: "
-            f"{', '.join(sorted(allowed))}"
-        )
-    return _unfit(cls, name, f"{key}.{name}", value)
+    return _of_option(key, cls, name, value)
 
 
-def _of_name(key: str, base: type, name: str, chosen: dict[str, type]) -> str | None:
-    found = classes(base)
-    cls = found.get(name.rpartition(".")[2])
-    if cls is None and "." not in name:
-        return f"{key}: {name!r} is unknown{nearest(name, found)}; allowed: {_listed(found)}"
+def _of_item(key: str, value: object, chosen: dict[str, type]) -> str | None:
+    """Return what is wrong with a class that a key names; a right one is remembered."""
+    last = key.rpartition(".")[2]
+    allowed = offered(CLASSES[last])
+    name = value.get("class_path") if isinstance(value, Mapping) else value
+    if not isinstance(name, str) or (last == "profiler" and name in PROFILERS):
+        return None
+    short = name.rpartition(".")[2]
+    cls = classes(CLASSES[last]).get(short)
     if cls is not None:
         chosen[key] = cls
-    elif name.startswith(("vpns_lightning.", "torch.", "lightning.")):
-        short = name.rpartition(".")[2]
-        return f"{key}: {name!r} is unknown{nearest(short, found)}; allowed: {_listed(found)}"
+    elif short == name or name.startswith(("vpns_lightning.", "torch.", "lightning.")):
+        # what all of them end in makes none of them alike
+        kind = CLASSES[last][0].__name__
+        alike = nearest(short.removesuffix(kind), [each.removesuffix(kind) for each in allowed])
+        hint = alike and nearest(short, allowed)
+        return f"{key}: {name!r} is unknown{hint}; allowed: {_listed(allowed)}"
     return None
+
+
+def _of_listed(key: str, item: object) -> str | None:
+    """Return what is wrong with one of several classes that a key names."""
+    chosen: dict[str, type] = {}
+    problem = _of_item(key, item, chosen)
+    if problem or key not in chosen:
+        return problem
+    options = item.get("init_args") or {} if isinstance(item, Mapping) else {}
+    for name, value in options.items():
+        problem = problem or _of_option(key, chosen[key], name, value)
+    missing = _required(chosen[key]) - options.keys()
+    if missing and not problem:
+        needed = ", ".join(sorted(missing))
+        return f"{key}: {chosen[key].__name__} needs {needed} under init_args"
+    return problem
+
+
+def _of_option(key: str, cls: type, name: str, value: object) -> str | None:
+    """Return what is wrong with an argument of a class."""
+    allowed = {each: kind for each, kind in options_of(cls).items() if each not in _handed(cls)}
+    if name in allowed:
+        return _unfit(cls, name, f"{key}.{name}", value)
+    listed = f"allowed: {', '.join(sorted(allowed))}" if allowed else "it takes none"
+    return f"{key}: {cls.__name__} has no option {name!r}{nearest(name, allowed)}; {listed}"
 
 
 def _listed(names: Mapping[str, object]) -> str:
@@ -185,34 +255,50 @@ def options_of(cls: type) -> dict[str, Any]:
 
 def _required(cls: type) -> set[str]:
     """Return the arguments that a class has no default for, but for what a stage hands it."""
-    handed = {Optimizer: "params", LRScheduler: "optimizer"}
     return {
         name
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.default is inspect.Parameter.empty and parameter.kind not in SOURCES
-    } - {name for base, name in handed.items() if issubclass(cls, base)}
+    } - _handed(cls)
+
+
+def _handed(cls: type) -> set[str]:
+    """Return the arguments that a stage hands a class."""
+    handed = {Optimizer: "params", LRScheduler: "optimizer"}
+    return {name for base, name in handed.items() if issubclass(cls, base)}
 
 
 def _hints(cls: type) -> dict[str, Any]:
+    # some are imported for the type checker alone, mostly these
+    names = {name: getattr(abc, name) for name in abc.__all__}
     try:
-        return get_type_hints(cls.__init__)  # type: ignore[misc]  # of a class at hand
-    except (NameError, TypeError):  # names that are imported for the type checker alone
+        return get_type_hints(cls.__init__, localns=names)  # type: ignore[misc]  # of a class
+    except (NameError, TypeError):
         return {}
 
 
 def _unfit(owner: type, name: str, key: str, value: object) -> str | None:
     """Return that a value is not of the kind an argument takes, judged by the parser itself."""
     annotation = options_of(owner).get(name, Any)
-    kinds = _in_words(annotation)
-    if kinds is None and not _is_number(value):
+    if _in_words(annotation) is None and not _is_number(value):
         return None
+    return None if _takes(annotation, value) else _said(annotation, key, value)
+
+
+def _takes(annotation: Any, value: object) -> bool:
     probe = ArgumentParser(exit_on_error=False)
     probe.add_argument("--value", type=annotation)
     try:
         probe.parse_object({"value": value})
     except Exception:  # whatever the parser says, the value does not fit
-        return f"{key} is {kinds or 'no number'}, got {value!r}"
-    return None
+        return False
+    return True
+
+
+def _said(annotation: Any, key: str, value: object) -> str:
+    if key == "trainer.precision":
+        return f"{key} is one of {', '.join(PRECISIONS)} or null, got {value!r}"
+    return f"{key} is {_in_words(annotation) or 'no number'}, got {value!r}"
 
 
 def _is_number(value: object) -> bool:
@@ -227,6 +313,9 @@ def _in_words(annotation: Any) -> str | None:
         return "null"
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) in {list, abc.Sequence, abc.Iterable}:
+        each = _in_words(get_args(annotation)[0])
+        return None if each is None else f"a list, each {each}"
     if get_origin(annotation) in {Union, types.UnionType}:
         parts = [_in_words(part) for part in get_args(annotation) if part is not Tensor]
         return None if None in parts else " or ".join(dict.fromkeys(part for part in parts if part))

@@ -16,6 +16,7 @@ from vpns_lightning.base.processes import say
 from vpns_lightning.base.renamed import RENAMED_STAGES
 from vpns_lightning.base.shipped import config_file
 from vpns_lightning.base.trust import trust
+from vpns_lightning.base.unique_keys import UniqueKeys
 from vpns_lightning.commands.diagnosis import SECTIONS, explained
 from vpns_lightning.commands.keys import Parser, ParsingError
 from vpns_lightning.runs.loading import check_class_paths, check_untyped, guard
@@ -122,7 +123,7 @@ def read_config_file(path: Path) -> Any:
     if os.path.isdir(path):
         raise UserError(f"config file {path} is a folder: name a file in it")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), UniqueKeys)
     except FileNotFoundError:
         raise UserError(f"config file {path} does not exist") from None
     except OSError as error:

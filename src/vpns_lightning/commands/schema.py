@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import write_text
-from vpns_lightning.commands.diagnosis import CLASSES, classes, options_of
+from vpns_lightning.commands.diagnosis import CLASSES, offered, options_of
 from vpns_lightning.commands.keys import HEADINGS, SHARES, add_seed
 from vpns_lightning.grid.file import KEYS, METHOD_KEYS
 from vpns_lightning.network import PromptedClassifier
@@ -79,7 +79,7 @@ def config_schema() -> Schema:
     properties["other_processes"] = {"type": "boolean"}
     for key, said in HEADINGS.items():
         properties[key]["description"] = said
-    defs = {name: _class(name) for name in CLASSES}
+    defs = {name: _class(name) for name in CLASSES if name not in OPEN}
     return _object(properties, title="vpns config") | {"$schema": DRAFT, "$defs": defs}
 
 
@@ -115,7 +115,7 @@ def grid_schema() -> Schema:
 
 def _class(name: str) -> Schema:
     """Return the schema of a key whose value names a class, alone or with its arguments."""
-    found = classes(CLASSES[name])
+    found = offered(CLASSES[name])
     options: list[Schema] = [{"enum": sorted(found)}, {"type": "string", "pattern": r"[./]"}]
     for each, cls in sorted(found.items()):
         path = {"type": "string", "pattern": rf"^([\w.]+\.)?{each}$"}
@@ -150,7 +150,7 @@ def _section(owner: type, skip: Iterable[str] = ()) -> Schema:
     plain = _described(add).get("own", {}).get("properties", {})
     properties: Schema = {name: plain[name] for name in plain if name in names}
     for name in sorted(names - properties.keys()):
-        if name not in CLASSES:
+        if name in OPEN or name not in CLASSES:
             properties[name] = {}
             continue
         one = {"$ref": f"#/$defs/{name}"}

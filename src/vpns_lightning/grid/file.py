@@ -10,6 +10,7 @@ import yaml
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.base.seeds import check_seed
 from vpns_lightning.base.shipped import config_file
+from vpns_lightning.base.unique_keys import UniqueKeys
 from vpns_lightning.sparsity import check_sparsity
 
 KEYS = (
@@ -118,26 +119,12 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"grid file {path} does not exist")
     try:
-        content = yaml.load(path.read_text(), _Loader)
+        content = yaml.load(path.read_text(), UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"grid file {path} is no YAML: {error}") from None
     except OSError as error:
         raise UserError(f"grid file {path} cannot be read: {error.strerror}") from None
     return dict(_mapping(path, "the file", content))
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would silently keep the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:  # as PyYAML has them
-        node = super().compose_mapping_node(anchor)
-        given = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in given:
-            if given.count(key) > 1:
-                raise yaml.composer.ComposerError(
-                    None, None, f"the key {key!r} is given twice", node.start_mark
-                )
-        return node
 
 
 def _method(path: Path, name: str, given: object) -> Method:

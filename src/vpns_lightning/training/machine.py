@@ -26,6 +26,8 @@ from vpns_lightning.stages import MaskFinding, Stage, rehearse
 
 # where a run was tried: torch's own devices, which hold the whole network
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PROFILERS = ("simple", "advanced", "pytorch", "xla")  # that Lightning knows by a word
 NAMED = 6  # weights that stay dense, of more only their number is said
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # each is expected here and would only make users look for a fault
@@ -256,14 +258,21 @@ def as_list(value: Any) -> list[Any]:
 
 
 def check_devices(machine: Mapping[str, Any]) -> None:
-    """Refuse kinds and numbers of devices that no machine has.
+    """Refuse kinds and numbers of devices that no machine has, and profilers that are none.
 
     Args:
         machine: The Trainer's arguments.
 
     Raises:
-        UserError: The accelerator is of another kind than those tried, or a number is none.
+        UserError: The accelerator is of another kind than those tried, a number is none, or a word
+            names no profiler.
     """
+    profiler = machine.get("profiler")
+    if isinstance(profiler, str) and profiler not in PROFILERS:
+        raise UserError(
+            f"trainer.profiler {profiler!r} is not one of {', '.join(PROFILERS)}"
+            f"{nearest(profiler, PROFILERS)}"
+        )
     kind, devices = machine.get("accelerator"), machine.get("devices")
     if isinstance(kind, str) and kind not in ACCELERATORS:
         raise UserError(
@@ -274,6 +283,14 @@ def check_devices(machine: Mapping[str, Any]) -> None:
     if number.isdigit() and (int(str(devices)) < -1 or int(number) == 0):
         raise UserError(
             f"trainer.devices {devices} is no number of devices: use 1 or more, or -1 for all"
+        )
+    listed = devices if isinstance(devices, list) else str(devices).split(",")
+    if not number.isdigit() and not all(
+        str(each).strip().isdigit() for each in listed if devices not in {None, "auto"}
+    ):
+        raise UserError(
+            f"trainer.devices {devices} is no number of devices: use a whole number, a list of "
+            "their numbers from 0, or auto"
         )
 
 
