@@ -9,8 +9,14 @@ from typing import Any
 
 from vpns_lightning.base.files import write_text
 from vpns_lightning.report.drawing import write_figure
+from vpns_lightning.report.further_marks import (
+    draw_costs,
+    draw_densities,
+    draw_gains,
+    draw_norms,
+    draw_overlaps,
+)
 from vpns_lightning.report.groups import groups_of
-from vpns_lightning.report.measures import ACCURACY
 from vpns_lightning.report.runs import Run
 from vpns_lightning.report.series import (
     Series,
@@ -26,8 +32,6 @@ from vpns_lightning.report.styles import DASHES, Look, Style, styles_of
 WIDTH, HEIGHT, LEGEND_LINE, HEAD = 4.6, 3.4, 0.22, 0.5
 LETTER = 0.068
 WIDE_PANELS = 3
-LEGIBLE = 5  # points of a number
-NAME = 6.5  # points that a layer's name needs at least
 
 
 @dataclass(frozen=True)
@@ -131,105 +135,6 @@ def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) ->
     return sheet
 
 
-def _draw_gains(axes: Any, series: Series, styles: dict[str, Style], look: Look) -> None:
-    axes.axhline(0, color="#222222", linewidth=0.8)
-    for index, (label, pairs) in enumerate(series.items()):
-        style = styles[label]
-        # intervals of several methods at one sparsity stand beside each other
-        shift = 0.5 * (index - (len(series) - 1) / 2)
-        xs = [x + shift for x, _ in pairs]
-        means = [difference.mean for _, difference in pairs]
-        line = {"color": style.color, "linewidth": 0.6 * look.line}
-        axes.plot(xs, means, linestyle=DASHES[style.dash], alpha=0.6, **line)
-        for x, (_, found) in zip(xs, pairs, strict=True):
-            face = style.color if found.low is not None else "white"
-            size = {"markersize": look.marker, "markerfacecolor": face}
-            axes.plot(x, found.mean, style.marker or "o", color=style.color, **size)
-            if found.low is not None:
-                axes.vlines(x, found.low, found.high, color=style.color, linewidth=look.line)
-    _label(axes, "sparsity (%)", "gain from the prompt (points)", look)
-
-
-def _draw_densities(axes: Any, series: Series, styles: dict[str, Style], look: Look) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    names = list(dict.fromkeys(name for layers in series.values() for name in layers))
-    for label, layers in series.items():
-        style = styles[label]
-        points = [(names.index(name), value) for name, value in layers.items() if value > 0]
-        look_of = {"color": style.color, "marker": style.marker or "o", "alpha": 0.9}
-        sizes = {"markersize": 0.8 * look.marker, "linewidth": 0.5 * look.line}
-        if points:
-            axes.plot(*zip(*points, strict=True), linestyle=DASHES[style.dash], **look_of, **sizes)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    width = 72 * (look.width or 2 * WIDTH) * 0.88
-    each = math.ceil(len(names) * NAME / width)  # on a narrow page not every name is legible
-    size = min(look.font - 1, 0.95 * width * each / len(names))
-    axes.set_xticks(range(0, len(names), each), names[::each], rotation=90, fontsize=size)
-    axes.set_xlim(-0.7, len(names) - 0.3)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    _label(axes, "", "weights kept (%)", look)
-
-
-def _draw_overlaps(axes: Any, series: Series, styles: dict[str, Style], look: Look) -> None:
-    names = list(series)
-    values = [[series[first][second] for second in names] for first in names]
-    picture = axes.imshow(values, vmin=0, vmax=1, cmap="cividis")
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=90, fontsize=look.font - 1)
-    axes.set_yticks(ticks, names, fontsize=look.font - 1)
-    axes.spines[:].set_visible(False)
-    columns = axes.get_subplotspec().get_gridspec().ncols
-    width = 72 * axes.figure.get_size_inches()[0] / columns
-    size = min(look.font - 1, 0.24 * width / len(names))
-    if size < LEGIBLE:
-        axes.figure.colorbar(picture, ax=axes, shrink=0.6).ax.tick_params(labelsize=look.font - 1)
-        return
-    for row, line in enumerate(values):
-        for column, value in enumerate(line):
-            color = "black" if value > 0.5 else "white"
-            place = {"ha": "center", "va": "center"}
-            axes.text(
-                column, row, f"{value:.2f}".lstrip("0")[:3], fontsize=size, color=color, **place
-            )
-
-
-def _draw_norms(axes: Any, series: Series, styles: dict[str, Style], look: Look) -> None:
-    for label, points in series.items():
-        style = styles[label]
-        marks = {"marker": style.marker or "o", "markersize": 0.8 * look.marker}
-        line = {"color": style.color, "linewidth": look.line, "linestyle": DASHES[style.dash]}
-        axes.plot(*zip(*points, strict=True), **marks, **line)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    _label(axes, "epoch of all stages", "L2 norm of the prompt", look)
-
-
-def _draw_costs(axes: Any, series: Series, styles: dict[str, Style], look: Look) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    for label, (steps, mean, std) in series.items():
-        style = styles[label]
-        face = "white" if style.dash else style.color
-        size = {"markersize": look.marker * 1.3, "markerfacecolor": face}
-        axes.plot(steps, mean, style.marker or "o", color=style.color, **size)
-        axes.vlines(steps, mean - std, mean + std, color=style.color, linewidth=0.6 * look.line)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda steps, _: f"{steps:,.0f}")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low / 1.3, high * 1.3)
-    _label(axes, "gradient steps of the whole run", ACCURACY.label, look)
-
-
-def _label(axes: Any, x: str, y: str, look: Look) -> None:
-    axes.set_xlabel(x, fontsize=look.font)
-    axes.set_ylabel(y, fontsize=look.font)
-    axes.grid(alpha=0.25, linewidth=0.6)
-
-
 FURTHER = (
     Further(
         "gain",
@@ -238,7 +143,7 @@ FURTHER = (
         "Student's t, hollow marks single pairs.",
         "a method with and without a prompt at equal seeds: VPNs and HYDRA, VPNs w. OMP and OMP",
         gains,
-        _draw_gains,
+        draw_gains,
         wanted=None,
     ),
     Further(
@@ -247,7 +152,7 @@ FURTHER = (
         "Mean over seeds; layers with nothing kept have no mark.",
         "pruned runs that state the sparsity of layers",
         densities,
-        _draw_densities,
+        draw_densities,
         wide=True,
     ),
     Further(
@@ -256,7 +161,7 @@ FURTHER = (
         "Weights that both methods keep over those that either keeps (IoU), at one seed.",
         "two pruned runs of one network and sparsity with their masks.safetensors",
         overlaps,
-        _draw_overlaps,
+        draw_overlaps,
         legend=False,
     ),
     Further(
@@ -265,7 +170,7 @@ FURTHER = (
         "Mean over seeds; dotted and dashed lines are variants of a method.",
         "runs with a prompt and their metrics.csv",
         prompt_norms,
-        _draw_norms,
+        draw_norms,
         wanted=lambda run: bool(run.record.prompt),
     ),
     Further(
@@ -275,6 +180,6 @@ FURTHER = (
         "are variants of a method.",
         "runs that state their gradient steps",
         costs,
-        _draw_costs,
+        draw_costs,
     ),
 )
