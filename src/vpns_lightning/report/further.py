@@ -15,8 +15,11 @@ from vpns_lightning.report.further_marks import (
     draw_gains,
     draw_norms,
     draw_overlaps,
+    draw_prompts,
+    moments_of,
 )
 from vpns_lightning.report.groups import groups_of
+from vpns_lightning.report.panels import FurtherDrawn
 from vpns_lightning.report.runs import Run
 from vpns_lightning.report.series import (
     Series,
@@ -25,6 +28,7 @@ from vpns_lightning.report.series import (
     gains,
     overlaps,
     prompt_norms,
+    prompts,
 )
 from vpns_lightning.report.styles import DASHES, Look, Style, styles_of
 
@@ -32,6 +36,25 @@ from vpns_lightning.report.styles import DASHES, Look, Style, styles_of
 WIDTH, HEIGHT, LEGEND_LINE, HEAD = 4.6, 3.4, 0.22, 0.5
 LETTER = 0.068
 WIDE_PANELS = 3
+PROMPTS = "prompts.safetensors"
+
+
+def _curve_height(series: Series, width: float, scale: float) -> float:
+    return min(scale * HEIGHT, 0.8 * width)
+
+
+def _layers_height(series: Series, width: float, scale: float) -> float:
+    return min(scale * HEIGHT, 0.5 * width) + 0.9 * scale  # of the names
+
+
+def _matrix_height(series: Series, width: float, scale: float) -> float:
+    return 0.85 * width  # it is square, beside its names
+
+
+def _strip_height(series: Series, width: float, scale: float) -> float:
+    names = scale * (0.4 + LETTER * max(map(len, series)))
+    side = min((width - names) / len(moments_of(series)), scale)
+    return len(series) * side + 0.9 * scale
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,7 @@ class Further:
         draw: Draws the series on a pair of axes.
         legend: Methods are told apart by their looks.
         wide: One panel in a row, as long as names of layers need.
+        height: From what is drawn, the width of a panel and the scale of the look to its height.
         wanted: Runs that count at the one sparsity that is drawn; None draws all sparsities.
     """
 
@@ -58,32 +82,46 @@ class Further:
     draw: Callable[[Any, Series, dict[str, Style], Look], None]
     legend: bool = True
     wide: bool = False
+    height: Callable[[Series, float, float], float] = _curve_height
     wanted: Callable[[Run], bool] | None = lambda run: True
 
 
-def draw_further(figure: Further, runs: Sequence[Run], folder: Path, look: Look) -> list[Path]:
-    """Write a figure, nothing where no runs allow it.
-
-    Returns:
-        The files.
-    """
+def draw_further(
+    figure: Further, runs: Sequence[Run], folder: Path, look: Look
+) -> FurtherDrawn | None:
+    """Write a figure; None where no runs allow it."""
     panels = []
     for group in groups_of(runs):
         title, methods = group.title, group.methods
         if figure.wanted is not None:
             level, methods = group.at_level(figure.wanted)
             title += f", {100 * level:.4g} %"
+            every = group.count(level, figure.wanted)
+            title += f", {len(methods)} of {every} methods" if len(methods) < every else ""
         series = figure.series(methods)
         panels += [(title, series)] if series else []
     panels = panels[: WIDE_PANELS if figure.wide else None]
     if not panels:
-        return []
+        return None
     files = write_figure(lambda: _sheet(figure, panels, look), folder, figure.name, look)
     if not look.titled:
         caption = folder / f"{figure.name}.caption.txt"
         write_text(caption, f"{figure.title}. {figure.said}\n")
         files.append(caption)
-    return files
+    titles = tuple(title for title, _ in panels)
+    return FurtherDrawn(figure.name, figure.title, figure.said, titles, tuple(files), figure.wide)
+
+
+def unseen_prompts(runs: Sequence[Run]) -> str:
+    """Return why prompts of some runs are not shown, empty where all are."""
+    learned = [run for run in runs if run.record.prompt and not run.record.imported]
+    count = sum(not run.path.with_name(PROMPTS).is_file() for run in learned)
+    if not count:
+        return ""
+    return (
+        f"prompts: {count} of {len(learned)} runs with a prompt have no {PROMPTS}, which 0.1.0 did "
+        "not write; prompt_norm shows the size of theirs"
+    )
 
 
 def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) -> Any:
@@ -99,13 +137,11 @@ def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) ->
     lines = math.ceil(len(panels) / columns)
     per_line = max(1, int(width / (scale * (0.5 + LETTER * max(map(len, labels))))))
     names = math.ceil(len(labels) / per_line) if figure.legend else 0
-    panel_height = min(scale * HEIGHT, width / columns * (0.5 if figure.wide else 0.8))
-    panel_height += scale * 0.9 if figure.wide else 0
-    if not figure.legend:  # a matrix is square, beside its names
-        panel_height = width / columns * 0.85
-    height = lines * panel_height + scale * (names * LEGEND_LINE + (HEAD if look.titled else 0.1))
+    heights = [figure.height(series, width / columns, scale) for _, series in panels]
+    heights = [max(heights[line * columns : (line + 1) * columns]) for line in range(lines)]
+    height = sum(heights) + scale * (names * LEGEND_LINE + (HEAD if look.titled else 0.1))
     sheet: Any = Figure(figsize=(width, height), dpi=look.dpi, layout="constrained")
-    axes = sheet.subplots(lines, columns, squeeze=False)
+    axes = sheet.subplots(lines, columns, squeeze=False, height_ratios=heights)
     for place, (title, series) in zip(axes.flat, panels, strict=False):
         fitting = textwrap.fill(title, max(12, int(width / columns / (scale * LETTER * 1.2))))
         place.set_title(fitting, fontsize=look.font + 0.5)
@@ -154,6 +190,7 @@ FURTHER = (
         densities,
         draw_densities,
         wide=True,
+        height=_layers_height,
     ),
     Further(
         "overlap",
@@ -163,10 +200,24 @@ FURTHER = (
         overlaps,
         draw_overlaps,
         legend=False,
+        height=_matrix_height,
+    ),
+    Further(
+        "prompts",
+        "Prompts while they are learned",
+        "What is added to an image after so many epochs of each stage, at one seed; all of a "
+        "panel on one scale.",
+        f"runs with a prompt and their {PROMPTS}, which 0.1.0 did not write",
+        prompts,
+        draw_prompts,
+        legend=False,
+        wide=True,
+        height=_strip_height,
+        wanted=lambda run: bool(run.record.prompt),
     ),
     Further(
         "prompt_norm",
-        "Prompts over epochs",
+        "Norm of the prompt over epochs",
         "Mean over seeds; dotted and dashed lines are variants of a method.",
         "runs with a prompt and their metrics.csv",
         prompt_norms,
