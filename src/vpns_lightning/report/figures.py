@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.files import write_text
-from vpns_lightning.report.drawing import draw_curve, draw_dots, unbroken, write_figure
+from vpns_lightning.report.drawing import HANDLE, draw_curve, draw_dots, unbroken, write_figure
 from vpns_lightning.report.panels import Exhibit, Panel
 from vpns_lightning.report.styles import DASHES, LOOKS, Look, Style, family_of, styles_of
 
@@ -155,7 +155,9 @@ def _draw_plot(axes: Any, plot: Plot, styles: dict[str, Style], look: Look) -> N
     panel, font = plot.panel, look.font
     # names of methods take the place left of the axes
     where = "right" if plot.dots else "center"
-    axes.set_title(panel.title, fontsize=font + 0.5, loc=where)
+    kinds = " and ".join(dict.fromkeys(map(family_of, plot.focus)))
+    title = f"{panel.title}: {kinds}" if kinds else panel.title
+    axes.set_title(title, fontsize=font + 0.5, loc=where)
     axes.tick_params(labelsize=font - 0.5)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -197,7 +199,8 @@ def _draw_plot(axes: Any, plot: Plot, styles: dict[str, Style], look: Look) -> N
         axes.set(xticks=[], **({} if any(c.points for c in panel.dense) else {"yticks": []}))
     if plot.focus:
         handles = [_handle(label, styles[label], look) for label in plot.focus]
-        axes.legend(handles=handles, fontsize=font - 1.5, frameon=False, loc="best")
+        room = {"fontsize": font - 1.5, "frameon": False, "handlelength": HANDLE}
+        axes.legend(handles=handles, loc="best", **room)
 
 
 def _handle(label: str, style: Style, look: Look) -> Any:
@@ -216,6 +219,7 @@ def _legend(figure: Any, styles: dict[str, Style], per_line: int, top: float, lo
         fontsize=look.font - 0.5,
         bbox_to_anchor=(0.5, top),
         ncols=per_line,
+        handlelength=HANDLE,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.files import write_text
-from vpns_lightning.report.drawing import write_figure
+from vpns_lightning.report.drawing import HANDLE, write_figure
 from vpns_lightning.report.further_marks import (
     draw_costs,
     draw_densities,
@@ -135,7 +135,7 @@ def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) ->
     width = look.width or scale * WIDTH * wide * min(len(panels), 1 if figure.wide else 3)
     columns = max(1, min(len(panels), round(width / (scale * WIDTH * wide))))
     lines = math.ceil(len(panels) / columns)
-    per_line = max(1, int(width / (scale * (0.5 + LETTER * max(map(len, labels))))))
+    per_line = max(1, int(width / (scale * (0.6 + LETTER * max(map(len, labels))))))
     names = math.ceil(len(labels) / per_line) if figure.legend else 0
     heights = [figure.height(series, width / columns, scale) for _, series in panels]
     heights = [max(heights[line * columns : (line + 1) * columns]) for line in range(lines)]
@@ -165,6 +165,7 @@ def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) ->
             handles.append(line)
         where, size = "outside upper center", look.font - 0.5
         legend: dict[str, Any] = {"ncols": per_line, "frameon": False, "fontsize": size}
+        legend["handlelength"] = HANDLE
         if look.titled:  # above the names, which would lie on a title of the figure's own
             legend |= {"title": figure.title, "title_fontsize": 11 * scale}
         sheet.legend(handles=handles, loc=where, **legend)

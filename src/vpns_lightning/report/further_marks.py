@@ -13,6 +13,7 @@ from vpns_lightning.report.styles import DASHES, Look, Style
 
 LEGIBLE = 5  # points of a number
 NAME = 6.5  # points that a layer's name needs at least
+SAID = 6  # sparsities that are said each; of more some are
 STRONGER = 3  # than that of the median method a prompt may be and is not cut off
 
 
@@ -36,10 +37,12 @@ def draw_gains(axes: Any, series: Series, styles: dict[str, Style], look: Look) 
             axes.plot(x, found.mean, style.marker or "o", color=style.color, **size)
             if found.low is not None:
                 axes.vlines(x, found.low, found.high, color=style.color, linewidth=look.line)
+    sparsities = [x for pairs in series.values() for x, _ in pairs]
     if not steps:
-        sparsities = [x for pairs in series.values() for x, _ in pairs]
-        axes.set_xticks([statistics.fmean(sparsities)])
         axes.set_xlim(min(sparsities) - 1, max(sparsities) + 1)
+    places = sorted({round(x, 1) for x in sparsities})
+    if len(places) <= SAID:
+        axes.set_xticks(places)
     axes.xaxis.set_major_formatter(lambda sparsity, _: f"{sparsity:.4g}")
     _label(axes, "sparsity (%)", "gain from the prompt (points)", look)
 
