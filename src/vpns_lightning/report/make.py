@@ -86,7 +86,7 @@ def _definitions(runs: Sequence[Run]) -> list[Definition]:
     """Return what can be drawn, in the order of the page: the reader's own grids first."""
     own = sorted({run.grid for run in runs if not paper_id(run.grid)})
     definitions: list[Definition] = []
-    taken = {*PAGE_IDS, *IDS, *(figure.name for figure in FURTHER)}
+    taken = {*PAGE_IDS, *IDS, *(f"{part}{f.name}" for f in FURTHER for part in ("", "body-"))}
     for definition in map(overview, own):
         if not members(definition, runs):
             continue
