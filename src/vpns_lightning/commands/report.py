@@ -137,5 +137,8 @@ def _closing(report: Report, output: Path) -> str:
     lines += [f"{name}: {figure.title}" for name, figure in report.further.items()]
     lines += report.notes
     lines += [f"refused: {reason}" for reason in report.refused]
-    lines += [f"{name}: no runs ({how})" for name, how in report.lacking.items()]
+    for name, how in report.lacking.items():
+        first, *others = how.split("; ")
+        more = f"; and {len(others)} more, see the page" if others else ""
+        lines.append(f"{name}: no runs ({first}{more})")
     return "\n".join([*lines, f"open {shlex.quote(str(output / 'index.html'))}"])
