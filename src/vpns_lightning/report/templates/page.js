@@ -78,6 +78,16 @@ function figure(exhibit) {
   ];
 }
 
+// drawn of all runs beforehand, so the choices above do not change it
+function further(picture) {
+  const files = picture.files.map((file) => el("a", { href: file }, file));
+  const links = el("p", { class: "soft" }, "Files beside this page: ", ...files.flatMap((file, i) => (i ? [", ", file] : [file])));
+  if (!picture.picture) return [el("p", { class: "soft" }, picture.said), links];
+  const image = el("img", { src: picture.picture, alt: picture.alt, class: picture.wide ? "wide" : null });
+  const frame = el("div", { class: "picture", tabindex: 0, role: "region", "aria-label": picture.title }, image);
+  return [el("figure", {}, frame, el("figcaption", { class: "soft" }, `${picture.said} Of all runs, whatever is chosen above.`)), links];
+}
+
 const plainTables = (exhibit) => exhibit.tables.map((t) => table(t, (row) => {
   const texts = row.slice(0, 2).map((c) => c.text);
   return !texts.some((t2) => off.dataset.has(t2) || off.method.has(t2)) && (!t.dataset || shows(t.dataset, null));
@@ -126,12 +136,14 @@ function commands() {
 function lacking() {
   return [
     warning(`${data.broken.length} files could not be read and were left out`, data.broken.map((b) => `${b.path}: ${b.reason}`)),
+    ...data.notes.map((note) => el("p", { class: "soft" }, note)),
     data.lacking.length ? table({ title: "Of the paper, without runs here", columns: ["id", "what", "how to make it"], rows: data.lacking.map((r) => r.map((text) => ({ text }))), note: "" }) : el("p", {}, "Every figure and table of the paper has runs here."),
   ];
 }
 
 const sections = [
   ...data.exhibits.map((e) => ({ id: e.id, title: e.title, tag: e.id, body: () => (e.panels.length ? figure(e) : plainTables(e)) })),
+  ...data.further.map((picture) => ({ id: picture.id, title: picture.title, body: () => further(picture) })),
   { id: "cost", title: "Cost against accuracy", body: cost },
   { id: "layers", title: "Sparsity of each layer", body: layers },
   { id: "commands", title: "Commands", body: commands },
