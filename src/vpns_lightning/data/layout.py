@@ -93,7 +93,7 @@ class Layout:
         if self._nearest(root)[1] or any(_has_content(root / place) for place in places):
             return True
         return any(
-            _is_numbered(folder / "train", num_classes, all_of_them=folder.name not in self.numbered)
+            _is_numbered(folder / "train", num_classes, some_do=folder.name in self.numbered)
             for folder in _sorted_images(root)
         )
 
@@ -221,13 +221,13 @@ def _sorted_images(root: Path) -> Iterator[Path]:
             yield folder
 
 
-def _is_numbered(folder: Path, count: int, *, all_of_them: bool) -> bool:
+def _is_numbered(folder: Path, count: int, *, some_do: bool) -> bool:
     """Return whether a folder holds those of so many classes, numbered from 0 or 1."""
     names = {path.name.lstrip("0") or "0" for path in _folders(folder)}
     numbers = [{str(first + index) for index in range(count)} for first in (0, 1)]
-    if all_of_them:
-        return count > DIGITS and names in numbers
-    return bool(names) and any(names <= each for each in numbers)
+    if some_do:
+        return bool(names) and any(names <= each for each in numbers)
+    return count > DIGITS and names in numbers
 
 
 def _name(path: str) -> str:
