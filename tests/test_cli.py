@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import yaml
@@ -21,7 +22,9 @@ from toy_data import noise
 from vpns_lightning import cli
 from vpns_lightning.commands.keys import as_record, fit_parser
 from vpns_lightning.commands.lightning_cli import VPNsCLI
+from vpns_lightning.commands.measuring import classify
 from vpns_lightning.commands.parsing import parse
+from vpns_lightning.runs.loading import load_run
 
 BASE = laid("network.backbone", "resnet18")
 
@@ -342,9 +345,10 @@ def test_the_old_name_of_a_section_is_read_and_said(
     with pytest.raises(SystemExit) as stopped:
         cli.main(["fit", f"--config={old}", "--prompt.epochs=1", "--print_config"])
     assert stopped.value.code == 0
-    printed = capsys.readouterr().out
-    assert "prompt is called prompt_tuning now" in printed
-    shown = yaml.safe_load(printed[printed.index("data:") :])
+    printed = capsys.readouterr()
+    assert printed.err.count(f"{old}: prompt is called prompt_tuning now") == 1
+    # which is how a config gets its present names: vpns fit --config old.yaml --print_config
+    shown = yaml.safe_load(printed.out)
     assert shown["prompt_tuning"]["epochs"] == 1
 
 
@@ -467,6 +471,26 @@ def test_predict_takes_file_names_of_any_bytes(run: Path, tmp_path: Path) -> Non
     )
     _, row = output.read_bytes().splitlines()
     assert row.startswith(b"caf\xe9.png,")
+
+
+def test_no_cell_of_predictions_is_a_formula_and_paths_name_their_files(
+    run: Path, tmp_path: Path
+) -> None:
+    for name in ("=1+1.png", "+a.png", "-rf.png", "@b.png", "\tc.png", "plain.png"):
+        noise(0, (20, 30)).save(tmp_path / name)
+    loaded, output = load_run(run), tmp_path / "predictions.csv"
+    names = ("=SUM(A1)", *(str(digit) for digit in range(1, 10)))
+    loaded = loaded._replace(about=msgspec.structs.replace(loaded.about, class_names=names))
+    options = {"top": 10, "batch_size": 6, "num_workers": 0, "trainer": {"accelerator": "cpu"}}
+    classify(loaded, str(tmp_path), output=str(output), **options)
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    images = [row["image"] for row in rows]
+    expected = ["./=1+1.png", "./+a.png", "./-rf.png", "./@b.png", "./\tc.png", "plain.png"]
+    assert sorted(images) == sorted(expected)
+    assert all((tmp_path / image).is_file() for image in images)
+    for row in rows:
+        assert {row[f"class_{k}"] for k in range(1, 11)} == {"'=SUM(A1)", *names[1:]}
 
 
 def test_export_writes_a_plain_torchvision_network(run: Path, tmp_path: Path) -> None:

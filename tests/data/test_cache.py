@@ -1,9 +1,11 @@
 """Caches are built once, survive faults, and hold exactly the pixels of the uncached path."""
 
+import errno
 import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -150,14 +152,35 @@ def test_builders_at_the_same_time_decode_once(root: Path) -> None:
     assert len(list(root.glob("decoded-*"))) == 2
 
 
-def test_a_full_disk_says_what_to_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seen", ["before", "while writing"])
+def test_a_full_disk_says_how_much_is_needed_where_and_what_to_do(
+    root: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"No space left on device.*--data.cache none"):
+    if seen == "while writing":  # another program has filled it meanwhile
+        monkeypatch.setattr(os, "fsync", full)
+    free = shutil.disk_usage(root)._replace(free=100 if seen == "before" else 2 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    folder = root / ".vpns_cache"
+    needed = "1 MB" if seen == "before" else "at least 3 MB"
+    said = rf"\(disk full: {needed} needed in {folder}\).*--data.cache_dir.*--data.cache none"
+    with pytest.raises(UserError, match=said) as refused:
+        module(root, cache="resized").setup()
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_cache_that_may_not_be_written_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(UserError, match=r"\(Input/output error: .*vpns_cache\): free some space"):
         module(root).setup()
-    assert [path.name for path in (root / ".vpns_cache").iterdir()] == [".lock"]
 
 
 def test_auto_keeps_small_uniform_images_at_their_size(root: Path) -> None:

@@ -14,7 +14,13 @@ from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.models import ConvNeXt, DenseNet, ShuffleNetV2, VisionTransformer
+from torchvision.models import (
+    ConvNeXt,
+    DenseNet,
+    ShuffleNetV2,
+    SwinTransformer,
+    VisionTransformer,
+)
 from torchvision.models.convnext import CNBlockConfig
 
 from pruners.scoring_loop import Loop
@@ -113,7 +119,9 @@ def unsettle(network: PromptedClassifier) -> None:
                 module.weight.mul_(10)
 
 
-HEAVY = [pytest.param(n, marks=pytest.mark.slow) for n in ("resnet50", "vgg16", "vgg16_bn")]
+# what refusals name in place of a backbone that cannot be cut
+NAMED = ("resnet18", "resnet50", "mobilenet_v2", "vgg16_bn")
+HEAVY = [pytest.param(n, marks=pytest.mark.slow) for n in (*NAMED[1:], "vgg16")]
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", *HEAVY])
@@ -645,7 +653,10 @@ def test_slim_leaves_groups_without_normalisation_whole() -> None:
         (lambda: Slim(reg=-1.0), "at least 0, got -1.0"),
         (lambda: DepGraph(reg=-1.0), "at least 0, got -1.0"),
         (lambda: DepGraph(normalizer="sum"), "normalizer must be 'mean' or 'max', got 'sum'"),
-        (lambda: Slim().attach(vgg(), 0.5), r"which vgg11 has not: use vgg16_bn or a ResNet"),
+        (
+            lambda: Slim(input_size=8).attach(without_norms(), 0.5),
+            "which those of Sequential have not: use vgg16_bn or a ResNet, or the DepGraph pruner",
+        ),
         (lambda: StructuredVPNs().attach(zeros(), 0.5), "channels of 'conv3' are zero"),
         (lambda: DepGraph().attach(toy(exclude=["conv"]), 0.5), "finds no group of channels"),
         (
@@ -665,8 +676,8 @@ def test_wrong_input_is_refused(act: Callable[[], None], said: str) -> None:
         act()
 
 
-def shuffled() -> nn.Module:
-    return ShuffleNetV2([2, 2, 2], [8, 16, 32, 32, 32], num_classes=4)
+def shuffled(blocks: int) -> nn.Module:
+    return ShuffleNetV2([blocks] * 3, [8, 16, 32, 32, 32], num_classes=4)
 
 
 def convnext() -> nn.Module:
@@ -677,25 +688,74 @@ def transformer() -> nn.Module:
     return VisionTransformer(32, 16, 1, 2, 8, 16, num_classes=4)
 
 
+def swin() -> nn.Module:
+    return SwinTransformer([2, 2], 8, [1, 1], [1, 1], [4, 4], num_classes=4)
+
+
+class Mixing(nn.Module):
+    """Channels change places, or become as many more, between two layers."""
+
+    def __init__(self, mix: Callable[[Tensor], Tensor], channels: int = 12) -> None:
+        super().__init__()
+        self.mix = mix
+        self.first, self.norm = nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12)
+        self.second, self.head = nn.Conv2d(channels, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.mix(self.norm(self.first(images)).relu())
+        return self.head(self.second(hidden).relu().mean((2, 3)))
+
+
+def heads(hidden: Tensor) -> Tensor:
+    parts = hidden.unflatten(1, (4, 3))
+    return (parts * parts.softmax(1)).flatten(1, 2)
+
+
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (shuffled, "cannot be followed"),
+        (partial(shuffled, 2), "cannot be followed"),
+        (partial(shuffled, 1), "cannot be followed"),
         (convnext, r"\(LayerNorm\) cannot be cut"),
         (transformer, r"\(LayerNorm\) cannot be cut"),
+        (swin, "cannot be followed"),
+        (partial(Mixing, nn.ChannelShuffle(3)), "cannot be followed"),
+        (partial(Mixing, partial(torch.flip, dims=(1,))), "cannot be followed"),
+        (partial(Mixing, nn.PixelShuffle(2), 3), "cannot be followed"),
+        (partial(Mixing, heads), "does not run without some of its channels"),
     ],
+    ids=["shuffle", "one shuffle", "convnext", "vit", "swin", "groups", "flip", "pixels", "heads"],
 )
+@pytest.mark.filterwarnings("ignore:.*not called as layers:UserWarning")
 @pytest.mark.filterwarnings("error")  # Torch-Pruning's, that nobody can act on
 def test_backbones_whose_channels_cannot_be_cut_are_pruned_as_the_refusal_says(
     build: Callable[[], nn.Module], said: str
 ) -> None:
     network = PromptedClassifier(build(), 4, mapping=IdentityMapping())
     network.fit_mapping()
-    for new in (StructuredVPNs, DepGraph):
-        with pytest.raises(UserError, match=f"{said}.*remove single weights of it .OMP"):
+    way = r"remove single weights of it .OMP.*, or take {}, {}, {} or {}$".format(*NAMED)
+    for new in METHODS.values():
+        with pytest.raises(UserError, match=f"{said}.*{way}"):
             new(input_size=32).attach(network, 0.5)
     OMP().finish(network, 0.5)
     assert sparsity_report(network).sparsity == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_trial_cut_leaves_network_and_random_numbers_as_they_are() -> None:
+    network = toy()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    find_groups(network)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())
+
+
+def test_channels_that_an_operation_takes_together_are_cut_where_zeros_do_nothing_there() -> None:
+    unit = partial(functional.normalize, dim=1)
+    network = PromptedClassifier(Mixing(unit), 4, mapping=IdentityMapping())
+    network.fit_mapping()
+    DepGraph(input_size=32).finish(network, 0.5)
+    assert network.backbone.first.weight.shape[0] == 6
 
 
 def test_layers_that_read_several_groups_are_cut_by_the_pruner_that_the_refusal_names() -> None:
@@ -708,9 +768,9 @@ def test_layers_that_read_several_groups_are_cut_by_the_pruner_that_the_refusal_
     assert network(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
-def vgg() -> PromptedClassifier:
-    with torch.device("meta"):
-        return PromptedClassifier("vgg11", 4)
+def without_norms() -> PromptedClassifier:
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    return PromptedClassifier(nn.Sequential(*layers), 5, mapping=IdentityMapping())
 
 
 def zeros() -> PromptedClassifier:

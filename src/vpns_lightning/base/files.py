@@ -67,7 +67,7 @@ def writing(
         if not isinstance(error, (OSError, *faults)):
             raise
         said = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        said = _if_full(path.parent, needed, getattr(error, "errno", None)) or said
+        said = if_full(path.parent, needed, getattr(error, "errno", None)) or said
         raise UserError(
             f"{path} could not be written ({said or error}): free space or choose "
             "another folder; what was there before is untouched"
@@ -83,13 +83,13 @@ def whole_file(
         yield temporary
 
 
-def _if_full(folder: Path, needed: int, number: int | None) -> str:
-    """Return how much was needed where the disk was full, else nothing.
+def if_full(folder: Path, needed: int, number: int | None = None) -> str:
+    """Return how much is needed in a folder where its disk is too full, else nothing.
 
     Args:
         folder: Where something was written.
         needed: Its bytes, 0 where that is not known.
-        number: By which the system says why it failed.
+        number: By which the system says why it failed, if it did.
     """
     try:
         free = shutil.disk_usage(folder).free

@@ -13,6 +13,7 @@ from rich.console import Console
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import whole_file
 from vpns_lightning.base.processes import is_first_process, say
+from vpns_lightning.base.texts import is_formula
 from vpns_lightning.commands.parsing import at_least
 from vpns_lightning.data import ImageData
 from vpns_lightning.data.unlabelled import ImageFiles, Unlabelled, image_files
@@ -80,7 +81,8 @@ def classify(
     """Write the most probable classes of every image below a folder into a CSV file.
 
     Columns: image (path below the folder), then class_1, probability_1, class_2, ... by falling
-    probability.
+    probability. No cell is a formula to a spreadsheet: a path then begins with ``./``, which names
+    the same file, a class with an apostrophe.
 
     Raises:
         UserError: An option is out of its range, a file is no image, or nothing can be written.
@@ -115,11 +117,12 @@ def _write(
     names: Sequence[str],
     predictions: Iterable[Prediction],
 ) -> None:
+    labels = [f"'{name}" if is_formula(str(name)) else str(name) for name in names]
     rows: dict[int, list[str]] = {}
     for prediction in predictions:
         for position, classes, values in zip(*(part.tolist() for part in prediction), strict=True):
             pairs = zip(classes, values, strict=True)
-            rows[position] = [text for c, p in pairs for text in (str(names[c]), f"{p:.6f}")]
+            rows[position] = [text for c, p in pairs for text in (labels[c], f"{p:.6f}")]
     count = len(next(iter(rows.values()))) // 2
     header = [f"{kind}_{k}" for k in range(1, count + 1) for kind in ("class", "probability")]
     # names that are no UTF-8 are written as they are on disk
@@ -128,7 +131,7 @@ def _write(
         writer.writerow(["image", *header])
         for position, image in enumerate(files):
             shown = str(image.relative_to(images)) if images.is_dir() else image.name
-            writer.writerow([shown, *rows[position]])
+            writer.writerow([f"./{shown}" if is_formula(shown) else shown, *rows[position]])
 
 
 def _run(loaded: LoadedRun, options: Mapping[str, Any], work: Callable[[Trainer], object]) -> None:

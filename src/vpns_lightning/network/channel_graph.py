@@ -5,7 +5,8 @@ Fang et al., 2023, https://arxiv.org/abs/2301.12900.
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ FOREIGN_FAULTS = (
 )
 INSTEAD = (
     "remove single weights of it (OMP, LearnedScores and all other pruners that are not "
-    "structured), or take resnet18, resnet50, vgg16, mobilenet_v2 or densenet121"
+    "structured), or take resnet18, resnet50, mobilenet_v2 or vgg16_bn"
 )
 
 
@@ -126,7 +127,7 @@ def trace(backbone: nn.Module, size: int, protected: set[str]) -> tuple[Any, lis
             backbone(images)
     except FOREIGN_FAULTS as error:
         raise UserError(
-            f"this backbone takes no images of {size} px ({_first_line(error)}): set "
+            f"this backbone takes no images of {size} px ({first_line(error)}): set "
             "find.pruner.input_size to the size it is trained at"
         ) from None
     graph = torch_pruning.DependencyGraph()
@@ -137,17 +138,48 @@ def trace(backbone: nn.Module, size: int, protected: set[str]) -> tuple[Any, lis
             graph.build_dependency(
                 backbone, images, forward_fn=lambda model, shown: model.forward(shown)
             )
+            _bound(graph, backbone)
             ignored = [backbone.get_submodule(name) for name in sorted(protected)]
             groups = list(graph.get_all_groups(ignored_layers=ignored))
     except FOREIGN_FAULTS as error:
         raise UserError(
             "which channels of this backbone go together cannot be followed "
-            f"({_first_line(error)}): {INSTEAD}"
+            f"({first_line(error)}): {INSTEAD}"
         ) from None
     return graph, groups
 
 
-def _first_line(error: Exception) -> str:
+class _Mappings(list[Any]):
+    """How channels on one side of an operation follow from those on the other, within bounds.
+
+    Behind windows of attention Torch-Pruning adds ever higher channels to a group, without an end,
+    and takes no bound.
+    """
+
+    widest: int
+
+    def __iter__(self) -> Iterator[Any]:
+        for mapping in super().__iter__():
+            yield None if mapping is None else partial(self._bounded, mapping)
+
+    def _bounded(self, mapping: Callable[[Any], Any], channels: Any) -> Any:
+        mapped = mapping(channels)
+        if any(channel.idx >= self.widest for channel in mapped):
+            raise LookupError("a group has channels that no layer has")
+        return mapped
+
+
+def _bound(graph: Any, backbone: nn.Module) -> None:
+    """Have a graph refuse channels beyond those of the widest layer."""
+    widest = max(max(parameter.shape, default=0) for parameter in backbone.parameters())
+    for node in graph.module2node.values():
+        for dependency in node.dependencies:
+            dependency.index_mapping = _Mappings(dependency.index_mapping)
+            dependency.index_mapping.widest = widest
+
+
+def first_line(error: Exception) -> str:
+    """Return what a foreign error begins with."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -16,6 +16,7 @@ from vpns_lightning.network.channel_graph import (
     trace,
 )
 from vpns_lightning.network.classifier import PromptedClassifier
+from vpns_lightning.network.trial_cut import remove_channels, try_cut
 from vpns_lightning.sparsity import mask_layers, masked_layers, unmask_layers
 
 
@@ -30,14 +31,17 @@ def find_groups(
             without one, where None.
 
     Raises:
-        UserError: The backbone cannot be traced, or a group touches a layer of a kind that cannot
-            be cut here.
+        UserError: The backbone cannot be traced, a group touches a layer of a kind that cannot be
+            cut here, or a trial cut shows that the groups are not those of the backbone.
     """
-    protected = _unprunable(network)
+    protected, size = _unprunable(network), _size(network, input_size)
     bare = _backbone_without_masks(deepcopy(network.backbone))
-    graph, groups = trace(bare, _size(network, input_size), protected)
+    graph, groups = trace(bare, size, protected)
     names = {module: name for name, module in bare.named_modules()}
-    found = {group.name: group for group in (read_group(graph, g, names) for g in groups)}
+    read = [read_group(graph, group, names) for group in groups]
+    found = {group.name: group for group in read}
+    roots = {group.name: each[0].dep for group, each in zip(read, groups, strict=True)}
+    try_cut(bare, graph, found, roots, size)
     # Torch-Pruning goes from the output to the input
     return tuple(found[name] for name in names.values() if name in found)
 
@@ -67,10 +71,7 @@ def cut(
     names = {module: name for name, module in backbone.named_modules()}
     roots = {read_group(graph, each, names).name: each[0].dep for each in found}
     for group in groups:
-        removed = (~kept[group.name]).nonzero().flatten().tolist()
-        if removed:
-            root = roots[group.name]
-            graph.get_pruning_group(root.target.module, root.handler, removed).prune()
+        remove_channels(graph, roots[group.name], kept[group.name])
         _record(network, group, kept[group.name])
     plain = [
         name for name, m in backbone.named_modules() if name not in masked and has_weight_rows(m)

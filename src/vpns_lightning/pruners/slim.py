@@ -1,5 +1,7 @@
 """Slim: network slimming by batch normalisation's factors (https://arxiv.org/abs/1708.06519)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -47,22 +49,18 @@ class Slim(Structured):
             raise UserError(f"reg is the weight of a penalty, at least 0, got {reg}")
         self.reg = reg
 
-    def attach(self, network: PromptedClassifier, sparsity: float) -> None:
-        """Find the groups.
-
-        Raises:
-            UserError: See :meth:`Structured.attach`; the backbone has no batch normalisation.
-        """
-        if not any(isinstance(m, Norm) for m in network.backbone.modules()):
-            raise UserError(
-                f"Slim ranks channels by batch normalisation, which {network.backbone_name} has "
-                "not: use vgg16_bn or a ResNet, or the DepGraph pruner"
-            )
-        super().attach(network, sparsity)
-
     def can_rank(self, network: PromptedClassifier, group: ChannelGroup) -> bool:
         """Return whether the group has batch normalisation with factors."""
         return any(norm.affine for norm in group.norms(network.backbone))
+
+    def none_to_rank(self, network: PromptedClassifier, groups: Sequence[ChannelGroup]) -> str:
+        """Return that no group has batch normalisation, where there are groups."""
+        if not groups:
+            return super().none_to_rank(network, groups)
+        return (
+            f"Slim ranks channels by batch normalisation, which those of {network.backbone_name} "
+            "have not: use vgg16_bn or a ResNet, or the DepGraph pruner"
+        )
 
     @torch.no_grad()
     def regularize(self, network: PromptedClassifier) -> None:

@@ -1,6 +1,7 @@
 """Pruners that remove whole channels, so that time and memory fall on any machine."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -67,10 +68,7 @@ class Structured(Pruner):
         groups = find_groups(network, self._tracing_size(network))
         self.groups = tuple(g for g in groups if self.can_rank(network, g))
         if not self.groups:
-            raise UserError(
-                f"{type(self).__name__} finds no group of channels to prune in "
-                f"{network.backbone_name}: all are excluded, or belong to the head"
-            )
+            raise UserError(self.none_to_rank(network, groups))
         self.choose({g.name: torch.arange(g.channels) for g in self.groups}, sparsity)
 
     def groups_on(self, device: torch.device) -> tuple[ChannelGroup, ...]:
@@ -82,6 +80,13 @@ class Structured(Pruner):
     def can_rank(self, network: PromptedClassifier, group: ChannelGroup) -> bool:
         """Return whether a group's channels can be ranked; others stay whole and uncounted."""
         return True
+
+    def none_to_rank(self, network: PromptedClassifier, groups: Sequence[ChannelGroup]) -> str:
+        """Return why none of the groups can be ranked, in one line."""
+        return (
+            f"{type(self).__name__} finds no group of channels to prune in "
+            f"{network.backbone_name}: all are excluded, or belong to the head"
+        )
 
     @abstractmethod
     def importance(self, network: PromptedClassifier) -> dict[str, Tensor]:

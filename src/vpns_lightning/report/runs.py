@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.texts import is_formula
 from vpns_lightning.runs.record import RunRecord, read_record
 
 UNKNOWN = "unknown"
@@ -235,5 +236,4 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _as_text(value: object) -> object:
-    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if formula else value
+    return f"'{value}" if isinstance(value, str) and is_formula(value) else value

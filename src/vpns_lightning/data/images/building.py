@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from rich.progress import track
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.files import lock, replacing, sweep_temporaries
+from vpns_lightning.base.files import if_full, lock, replacing, sweep_temporaries
 from vpns_lightning.base.processes import say
 from vpns_lightning.data.images.cache import Checksums, MixedSizesError, PixelCache, checksum
 from vpns_lightning.data.images.decode import (
@@ -44,7 +45,7 @@ def build(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
     caches = [cache for cache in caches if cache.read_stamp() is None]
     if not caches:
         return
-    folder = caches[0].path.parent
+    folder, sizes = caches[0].path.parent, list[int]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # runs that start together decode once: the others wait here, then find it done
@@ -56,12 +57,13 @@ def build(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
                 if cache.stamp.exists():
                     say(f"{cache.path} is not what was written there: it is made again")
             if caches:
-                _write(caches, on_bad_image)
+                _write(caches, on_bad_image, sizes)
     except OSError as error:
+        full = if_full(folder, sum(sizes), error.errno)
         raise UserError(
-            f"cannot write the image cache in {folder}: {error}; free some space there, name "
-            f"another place with --data.cache_dir, use a smaller --data.cache_limit, or do without "
-            f"with --data.cache none"
+            f"cannot write the image cache ({full or f'{error.strerror}: {folder}'}): free some "
+            "space there, name another place with --data.cache_dir, use a smaller "
+            "--data.cache_limit, or do without with --data.cache none"
         ) from error
 
 
@@ -72,9 +74,10 @@ class _Writer:
     process instead of raising an error.
     """
 
-    def __init__(self, cache: PixelCache, file: IO[bytes]) -> None:
+    def __init__(self, cache: PixelCache, file: IO[bytes], sizes: list[int]) -> None:
         self.cache = cache
         self.file = file
+        self.sizes = sizes  # of all files that are written together, bytes
         self.shape: tuple[int, ...] = ()
         self.checksums: Checksums = np.zeros(len(cache.split), dtype="<u4")
 
@@ -90,10 +93,13 @@ class _Writer:
     def _begin(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         count = len(self.cache.split)
+        self.sizes.append(count * int(np.prod(shape)))
+        if if_full(self.cache.path.parent, sum(self.sizes)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before hours of decoding
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
         np.lib.format.write_array_header_1_0(self.file, header)
         self.start = self.file.tell()
-        self.file.truncate(self.start + count * int(np.prod(shape)))
+        self.file.truncate(self.start + self.sizes[-1])
         self.checksums[:] = checksum(np.zeros(shape, np.uint8))
 
     def _refuse(self, other: tuple[int, ...]) -> None:
@@ -106,14 +112,14 @@ class _Writer:
         raise MixedSizesError(message)
 
 
-def _write(caches: Sequence[PixelCache], on_bad_image: OnBadImage) -> None:
+def _write(caches: Sequence[PixelCache], on_bad_image: OnBadImage, sizes: list[int]) -> None:
     bad: list[int] = []
     with ExitStack() as stack:
         writers = []
         for cache in caches:
             # the renames come last, after all files are closed
             temporary = stack.enter_context(replacing(cache.path))
-            writers.append(_Writer(cache, stack.enter_context(temporary.open("wb"))))
+            writers.append(_Writer(cache, stack.enter_context(temporary.open("wb")), sizes))
         for row, arrays in _decoded(caches, on_bad_image, bad):
             for writer, (array, expected) in zip(writers, arrays, strict=True):
                 writer.write(row, array, expected)
