@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from toy_results import as_run, grid, result, write
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.report.further import unseen_prompts
 from vpns_lightning.report.further_marks import draw_gains
 from vpns_lightning.report.groups import groups_of
 from vpns_lightning.report.make import make_report
@@ -119,15 +120,16 @@ def test_prompts_stand_in_the_order_of_stages_and_what_has_none_is_said(
     assert list(found) == ["VPNs"]
     assert list(found["VPNs"]) == [("find", 6), ("find", 30), ("tune", 12)]
     assert float(found["VPNs"]["tune", 12].max()) == 0.25
-    report = make_report([runs], tmp_path / "report")
+    report = make_report([runs], tmp_path / "report", only=["prompts"])
     assert not report.notes
     text = (tmp_path / "report" / "prompts.svg").read_text()
     # the strongest is 0.5, which reaches white: grey and once as much
     assert "full colour \u00b10.5 of a pixel's range: shown \u00d7 1<" in text
     (place / "prompts.safetensors").unlink()
-    report = make_report([runs], tmp_path / "older")
-    assert "prompts" not in report.further
-    assert report.notes[0].startswith("prompts: 1 of 1 runs with a prompt have no prompts.safe")
+    with pytest.raises(UserError, match="prompts has no runs here: it needs runs with a prompt"):
+        make_report([runs], tmp_path / "older", only=["prompts"])
+    said = unseen_prompts(read_results([runs])[0])
+    assert said.startswith("prompts: 1 of 1 runs with a prompt have no prompts.safetensors")
 
 
 def test_one_strong_prompt_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -121,7 +121,9 @@ def _inches(text: str) -> float:
 def _closing(report: Report, output: Path) -> str:
     """Return what to say at the end: what was drawn, what not, and where it is."""
     runs = f"{len(report.runs)} run{'' if len(report.runs) == 1 else 's'}"
-    lines = [f"{runs}, figures and tables drawn: {len(report.drawn)}, in {output}"]
+    lines = [
+        f"{runs}, figures and tables drawn: {len(report.drawn) + len(report.further)}, in {output}"
+    ]
     for broken in report.broken:
         lines.append(f"left out: {broken.path} {broken.reason}")
     if report.broken:
@@ -139,6 +141,6 @@ def _closing(report: Report, output: Path) -> str:
     lines += [f"refused: {reason}" for reason in report.refused]
     for name, how in report.lacking.items():
         first, *others = how.split("; ")
-        more = f"; and {len(others)} more, see the page" if others else ""
+        more = f"; and {len(others)} more" if others else ""
         lines.append(f"{name}: no runs ({first}{more})")
     return "\n".join([*lines, f"open {shlex.quote(str(output / 'index.html'))}"])

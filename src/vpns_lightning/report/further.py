@@ -10,6 +10,7 @@ from typing import Any
 from vpns_lightning.base.files import write_text
 from vpns_lightning.report.drawing import HANDLE, write_figure
 from vpns_lightning.report.further_marks import (
+    LETTER,
     draw_costs,
     draw_densities,
     draw_gains,
@@ -34,7 +35,6 @@ from vpns_lightning.report.styles import DASHES, Look, Style, styles_of
 
 # inches of a panel at the size of a screen, with what is around it
 WIDTH, HEIGHT, LEGEND_LINE, HEAD = 4.6, 3.4, 0.22, 0.5
-LETTER = 0.068
 WIDE_PANELS = 3
 PROMPTS = "prompts.safetensors"
 
@@ -52,9 +52,10 @@ def _matrix_height(series: Series, width: float, scale: float) -> float:
 
 
 def _strip_height(series: Series, width: float, scale: float) -> float:
-    names = scale * (0.4 + LETTER * max(map(len, series)))
-    side = min((width - names) / len(moments_of(series)), scale)
-    return len(series) * side + 0.9 * scale
+    room = width - scale * (0.4 + LETTER * max(map(len, series)))
+    side = min(room / len(moments_of(series)), scale)
+    lines = sum(math.ceil(letters * LETTER * scale / room) for letters in (60, 90))
+    return len(series) * side + scale * (0.5 + 0.15 * lines)  # with title and scale
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,10 @@ def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) ->
     sheet: Any = Figure(figsize=(width, height), dpi=look.dpi, layout="constrained")
     axes = sheet.subplots(lines, columns, squeeze=False, height_ratios=heights)
     for place, (title, series) in zip(axes.flat, panels, strict=False):
-        fitting = textwrap.fill(title, max(12, int(width / columns / (scale * LETTER * 1.2))))
+        # names at the left of a matrix or a strip take room from it and from its title
+        beside = 0 if figure.legend else 0.4 + LETTER * max(map(len, series))
+        room = width / columns / scale - beside
+        fitting = textwrap.fill(title, max(12, int(room / (LETTER * 1.2))))
         place.set_title(fitting, fontsize=look.font + 0.5)
         place.tick_params(labelsize=look.font - 0.5)
         place.spines[["top", "right"]].set_visible(False)

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from vpns_lightning.report.measures import ACCURACY
 from vpns_lightning.report.series import Series
 from vpns_lightning.report.styles import DASHES, Look, Style
 
+LETTER = 0.068  # inches of a letter at the size of a screen
 LEGIBLE = 5  # points of a number
 NAME = 6.5  # points that a layer's name needs at least
 SAID = 6  # sparsities that are said each; of more some are
@@ -76,12 +78,14 @@ def draw_overlaps(axes: Any, series: Series, styles: dict[str, Style], look: Loo
     names = list(series)
     values = [[series[first][second] for second in names] for first in names]
     picture = axes.imshow(values, vmin=0, vmax=1, cmap="cividis")
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=90, fontsize=look.font - 1)
-    axes.set_yticks(ticks, names, fontsize=look.font - 1)
     axes.spines[:].set_visible(False)
     columns = axes.get_subplotspec().get_gridspec().ncols
     width = 72 * axes.figure.get_size_inches()[0] / columns
+    # beside names and the bar of colours; names of one line each do not touch
+    side = width - 72 * look.scale * (0.8 + LETTER * max(map(len, names)))
+    size = max(LEGIBLE, min(look.font - 1, 0.95 * side / len(names)))
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
     size = min(look.font - 1, 0.24 * width / len(names))
     if size < LEGIBLE:
         axes.figure.colorbar(picture, ax=axes, shrink=0.6).ax.tick_params(labelsize=look.font - 1)
@@ -137,7 +141,8 @@ def draw_prompts(axes: Any, series: Series, styles: dict[str, Style], look: Look
     axes.xaxis.tick_top()
     said = f"grey is 0, full colour \u00b1{largest:.3g} of a pixel's range{cut}"
     said += f": shown \u00d7 {0.5 / largest:.3g}"
-    axes.set_xlabel(said, fontsize=look.font - 1)
+    width = axes.figure.get_size_inches()[0] / look.scale - LETTER * max(map(len, series))
+    axes.set_xlabel(textwrap.fill(said, int(width / LETTER)), fontsize=look.font - 1)
 
 
 def _scale(series: Series) -> tuple[float, str]:

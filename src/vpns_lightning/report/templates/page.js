@@ -44,12 +44,16 @@ function filters() {
   form.replaceChildren(group("dataset", "Data sets", data.datasets), group("method", "Methods", data.methods));
 }
 
+const NO_NUMBER = ["missing", "refused", "unknown", "none", "no run", ""];
+
 function table({ title, columns, rows, note }, keep = () => true, name = "") {
-  const head = el("tr", {}, ...columns.map((c) => el("th", { scope: "col" }, c)));
+  // words stand at the left, numbers at the right
+  const worded = columns.map((_, i) => i > 0 && rows.every((row) => Number.isNaN(parseFloat(row[i].text))) && rows.some((row) => !NO_NUMBER.includes(row[i].text)));
+  const head = el("tr", {}, ...columns.map((c, i) => el("th", { scope: "col", class: worded[i] ? "words" : null }, c)));
   const body = rows.filter(keep).map((row) => el("tr", {}, ...row.map((cell, i) => {
     const text = cell.bold ? el("strong", {}, cell.text) : cell.text;
     const lost = ["missing", "refused"].includes(cell.text);
-    return i ? el("td", lost ? { class: "lost" } : {}, text) : el("th", { scope: "row" }, text);
+    return i ? el("td", { class: lost ? "lost" : worded[i] ? "words" : null }, text) : el("th", { scope: "row" }, text);
   })));
   if (!body.length) return "";
   const inner = el("table", { "data-table": name }, el("caption", {}, title), el("thead", {}, head), el("tbody", {}, ...body));
