@@ -1,5 +1,6 @@
 """CONTRIBUTING.md: its map has every room, its method runs, its containers name what there is."""
 
+import configparser
 import re
 from pathlib import Path
 
@@ -51,6 +52,30 @@ def test_the_image_is_built_of_what_there_is() -> None:
     assert [name for name in (*files.split(), *folders) if not (ROOT / name).exists()] == []
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not {*files.split(), *folders} & set(ignored)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    (extras,) = re.findall(r"\.whl\)\[(.+?)\]", text)
+    assert {*extras.split(",")} <= {*setup["options.extras_require"]}
+
+
+def test_the_recipe_for_clusters_is_that_of_the_image(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "containers" / "vpns.def").read_text()
+    (saved,) = re.findall(r"docker save vpns -o (\S+)", text)
+    assert f"\nFrom: {saved}\n" in text
+    variables = re.findall(r"(\w+)=", text.partition("%environment")[2].partition("%runscript")[0])
+    image = (ROOT / "Dockerfile").read_text()
+    assert [name for name in variables if f"{name}=" not in image] == []
+    for command in re.findall(r"^    vpns (.+)$", text.partition("%test")[2], re.M):
+        cli.main(command.split())
+    assert "quickstart" in capsys.readouterr().out
+
+
+def test_hooks_before_a_commit_are_those_of_make_check() -> None:
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    asked = {tuple(hook["entry"].split()[:2]) for hook in repo["hooks"]}
+    assert asked == {(".venv/bin/ruff", "check"), (".venv/bin/ruff", "format")}
+    checked = re.findall(r"\$\(BIN\)/(ruff \S+)", (ROOT / "Makefile").read_text())
+    assert {f"ruff {command}" for _, command in asked} == {*checked}
 
 
 def test_continuous_integration_runs_the_one_script() -> None:
@@ -58,3 +83,8 @@ def test_continuous_integration_runs_the_one_script() -> None:
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     assert ".ci/run" in [step.get("run") for step in steps]
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
+    setup = (ROOT / "setup.cfg").read_text()
+    versions = re.findall(r"Python :: (3\.\d+)$", setup, re.M)
+    assert workflow["jobs"]["ci"]["strategy"]["matrix"]["python"] == versions
+    made = re.findall(r"^make (\S+)$", (ROOT / ".ci" / "run").read_text(), re.M)
+    assert made == ["check", "docs", "test", "test-slow"]

@@ -1,6 +1,7 @@
 """A wheel holds all that a user needs: without the clone, configs are found and commands run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,14 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("src", "configs", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to import from, into which a wheel of this tree was unpacked."""
+    """A folder to import from, into which a wheel was unpacked, built as the Dockerfile does."""
     folder = tmp_path_factory.mktemp("wheel")
-    for name in (*SOURCES, "README.md", "LICENSE"):
+    image = (ROOT / "Dockerfile").read_text().partition("RUN pip wheel")[0]
+    for name in " ".join(re.findall(r"^COPY (.+) \S+$", image, re.M)).split():
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / name)
     built = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]

@@ -94,6 +94,17 @@ MOVED = {
         ),
         "",
     ),
+    "flowers under another name": Moved(
+        "Flowers102", (("flowers-102", "archive"),), "taken from jpg, .* in .*/archive$"
+    ),
+    "pets in a folder of downloads": Moved(
+        "OxfordPets", ((PETS, f"downloads/{PETS}"),), f"in .*/downloads/{PETS}$"
+    ),
+    "cifar in a folder of downloads": Moved(
+        "CIFAR100",
+        (("cifar-100-python", "downloads/cifar-100-python"),),
+        "in .*/downloads/cifar-100-python$",
+    ),
     "cifar at the root": Moved("CIFAR100", (("cifar-100-python", ""),), "taken from train, test"),
 }
 

@@ -78,6 +78,68 @@ def test_flowers_in_class_folders_of_another_split_name_the_way_in(tmp_path: Pat
     assert len(ImageFolder(way_in).split("test")) == 2
 
 
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("place", ["dataset", "data/dataset", "."])
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbered_folders_of_all_classes_are_not_downloaded_again(
+    place: str, first: int, tmp_path: Path
+) -> None:
+    for part in ("train", "valid"):
+        for label in range(first, first + 102):
+            (tmp_path / place / part / str(label)).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"another --data\.root downloads") as caught:
+        build("Flowers102", tmp_path).prepare_data()
+    folder = (tmp_path / place).resolve()
+    assert str(caught.value).endswith(f"--data ImageFolder --data.root {folder}")
+
+
+def number_folders(folder: Path, classes: int) -> None:
+    for part in ("train", "valid"):
+        for label in range(1, classes + 1):
+            (folder / part / str(label)).mkdir(parents=True)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("place", ["dataset", "flower_data", "flowers/dataset"])
+def test_some_classes_of_kaggle_s_flowers_are_not_downloaded_beside(
+    place: str, tmp_path: Path
+) -> None:
+    number_folders(tmp_path / place, 3)
+    with pytest.raises(UserError, match=rf"--data ImageFolder --data\.root .+/{place}$"):
+        build("Flowers102", tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("Flowers102", 3), ("Flowers102", 101), ("CIFAR10", 10)]
+)
+def test_numbered_folders_of_other_classes_are_another_data_set(
+    name: str, classes: int, tmp_path: Path
+) -> None:
+    number_folders(tmp_path / "mnist", classes)
+    module = build(name, tmp_path)
+    assert not module.layout.begun(tmp_path, module.num_classes)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("name", "place", "taken"),
+    [
+        ("Flowers102", "archive", "setid.mat"),
+        ("OxfordPets", f"downloads/{PETS}", "annotations/test.txt"),
+        ("CIFAR100", "downloads/cifar-100-python", "meta"),
+    ],
+)
+def test_a_part_of_it_one_folder_down_is_refused_by_its_place(
+    name: str, place: str, taken: str, tmp_path: Path
+) -> None:
+    toy_data.make_layout(name, tmp_path, images_per_class=1)
+    (official,) = tmp_path.iterdir()
+    move(tmp_path, official.name, place)
+    (tmp_path / place / taken).unlink()
+    with pytest.raises(UserError, match=f"{place}/{taken} not found"):
+        build(name, tmp_path).prepare_data()
+
+
 def test_a_download_that_was_killed_is_begun_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

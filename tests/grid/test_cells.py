@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from small_grids import cells_of, resolve, write_grid
 
 from vpns_lightning.base.errors import UserError
@@ -67,6 +68,28 @@ def test_an_unchanged_config_is_found_again_and_a_changed_one_is_another_cell(
     for changed in ({"find.epochs": 3}, {"trainer.limit_train_batches": 20}):
         others = cells_of(tmp_path, methods={"A": [changed]})
         assert not {cell.name for cell in others} & set(names)
+
+
+@pytest.mark.parametrize("stage", ["prompt_tuning", "prompt"])
+def test_runs_begun_before_a_key_was_there_are_found_again(tmp_path: Path, stage: str) -> None:
+    first, second, *others = cells_of(tmp_path)
+    for cell, rate in ((first, None), (second, 0.1)):
+        config = {**cell.config, stage: cell.config["prompt_tuning"]}
+        config["find"] = {**cell.config["find"], "accumulate": rate}  # not a key of this config
+        folder = cell.folder.with_name(cell.name[:-8] + "0123abcd")
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (first.folder.parent / f"{first.name[:-8]}damaged0").mkdir()
+    again = cells_of(tmp_path)
+    assert again[0].name == f"{first.name[:-8]}0123abcd"
+    assert again[0].arguments[-1] == f"--trainer.default_root_dir={again[0].folder}"
+    assert again[1:] == [second, *others]
+    # what a run learned with is another run, and so is its own folder once there is one
+    for changed in ({"find.epochs": 3}, {"trainer.limit_train_batches": 20}):
+        cell, *_ = cells_of(tmp_path, methods={"A": [changed]})
+        assert not cell.folder.exists()
+    first.folder.mkdir()
+    assert cells_of(tmp_path)[0] == first
 
 
 def test_a_config_is_parsed_once_for_all_sparsities_and_seeds(tmp_path: Path) -> None:

@@ -51,8 +51,11 @@ def slow_unless_quick(path: Path) -> Any:  # pytest's ParameterSet has no public
 
 
 @pytest.mark.parametrize("path", [slow_unless_quick(path) for path in FILES])
-def test_the_configs_of_all_cells_parse(path: Path, resolve: Resolve) -> None:
+def test_the_configs_of_all_cells_parse(
+    path: Path, resolve: Resolve, capsys: pytest.CaptureFixture[str]
+) -> None:
     cells = expand(read_grid(path), resolve)
+    assert capsys.readouterr().err == ""  # no key under the name that it had before
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         assert cell.config["find"]["sparsity"] == cell.sparsity

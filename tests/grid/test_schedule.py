@@ -335,6 +335,23 @@ def test_no_run_outlives_a_grid_that_is_killed(
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
+@pytest.fixture
+def no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a shell that says nothing of threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def test_a_slot_computes_with_as_many_threads_as_the_shell_asks_for_and_cores_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cores = len(os.sched_getaffinity(0))
+    many = str(4 * cores)
+    for asked, threads in (("1", 1), ("1,4", 1), (many, cores), ("0", cores), ("", cores)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert slot_environment(0, 1, [])["OMP_NUM_THREADS"] == str(threads)
+
+
+@pytest.mark.usefixtures("no_limit")
 def test_slots_share_the_cores_and_take_turns_on_the_gpus() -> None:
     cores = len(os.sched_getaffinity(0))
     share = {"OMP_NUM_THREADS": str(cores), "LOKY_MAX_CPU_COUNT": str(cores)}
@@ -351,6 +368,7 @@ def visible(engine: LocalEngine) -> list[str]:
     return [each["CUDA_VISIBLE_DEVICES"] for each in engine.environments]
 
 
+@pytest.mark.usefixtures("no_limit")
 def test_cells_of_several_gpus_take_neighbours_and_share_their_cores_again() -> None:
     gpus = ["0", "1", "4", "GPU-a", "GPU-b"]
     pairs = LocalEngine(None, gpus, gpus_per_cell=2)

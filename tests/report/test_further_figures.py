@@ -5,14 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 from toy_results import as_run, grid, result, write
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.report.further import unseen_prompts
+from vpns_lightning.report.further_marks import draw_gains
 from vpns_lightning.report.groups import groups_of
 from vpns_lightning.report.make import make_report
 from vpns_lightning.report.runs import Run, read_results
-from vpns_lightning.report.series import densities, gains, overlaps, prompt_norms
+from vpns_lightning.report.series import densities, gains, overlaps, prompt_norms, prompts
+from vpns_lightning.report.statistics import Difference
+from vpns_lightning.report.styles import LOOKS, styles_of
+from vpns_lightning.runs.prompt_files import Moment, write_prompts
 
 
 def methods_of(*results: dict[str, Any]) -> dict[str, list[Run]]:
@@ -98,3 +104,72 @@ def test_all_of_them_are_drawn_and_one_can_be_asked_for(runs: Path, tmp_path: Pa
     assert ">.33</text>" in svg
     with pytest.raises(UserError, match="gain has no runs here: it needs a method with and"):
         make_report([runs], tmp_path / "none", only=["gain"])
+
+
+def test_prompts_stand_in_the_order_of_stages_and_what_has_none_is_said(
+    runs: Path, tmp_path: Path
+) -> None:
+    (place,) = runs.glob("*_VPNs_*")
+    kept = {
+        Moment(stage, epochs): np.full((3, 4, 4), strength, np.float16)
+        for stage, epochs, strength in (("tune", 12, 0.25), ("find", 30, 0.5), ("find", 6, 0.125))
+    }
+    write_prompts(place / "prompts.safetensors", kept)
+    (group,) = groups_of(read_results([runs])[0])
+    found = prompts(group.methods)
+    assert list(found) == ["VPNs"]
+    assert list(found["VPNs"]) == [("find", 6), ("find", 30), ("tune", 12)]
+    assert float(found["VPNs"]["tune", 12].max()) == 0.25
+    report = make_report([runs], tmp_path / "report", only=["prompts"])
+    assert not report.notes
+    text = (tmp_path / "report" / "prompts.svg").read_text()
+    # the strongest is 0.5, which reaches white: grey and once as much
+    assert "full colour \u00b10.5 of a pixel's range: shown \u00d7 1<" in text
+    (place / "prompts.safetensors").unlink()
+    with pytest.raises(UserError, match="prompts has no runs here: it needs runs with a prompt"):
+        make_report([runs], tmp_path / "older", only=["prompts"])
+    said = unseen_prompts(read_results([runs])[0])
+    assert said.startswith("prompts: 1 of 1 runs with a prompt have no prompts.safetensors")
+
+
+def test_one_strong_prompt_does_not_hide_the_others(tmp_path: Path) -> None:
+    runs = write(tmp_path, *grid(("VPNs", "VPNs w. OMP", "VPNs w. Random"), (0.5,), (7,)))
+    for place, strength in zip(sorted(runs.iterdir()), (0.1, 0.1, 2), strict=True):
+        picture = np.full((3, 4, 4), strength, np.float16)
+        write_prompts(place / "prompts.safetensors", {Moment("tune", 1): picture})
+    make_report([runs], tmp_path / "report", only=["prompts"])
+    text = (tmp_path / "report" / "prompts.svg").read_text()
+    assert "\u00b10.3 of a pixel's range, what is stronger cut off: shown \u00d7 1.67<" in text
+
+
+def test_of_many_methods_the_best_of_each_kind_are_shown() -> None:
+    variants = [
+        (kind, f"{kind} lr {i}", 0.5 + i / 100) for kind in ("OMP", "VPNs") for i in range(9)
+    ]
+    cells = [
+        result(kind, 0.9, accuracy=accuracy) | {"grid": {"name": "g", "cell": name, "method": name}}
+        for kind, name, accuracy in variants
+    ]
+    (group,) = groups_of(as_run(facts) for facts in cells)
+    level, methods = group.at_level(lambda run: True)
+    assert list(methods) == [f"{kind} lr {i}" for kind in ("VPNs", "OMP") for i in range(3, 9)]
+    assert group.count(level, lambda run: True) == 18
+
+
+def test_methods_at_one_sparsity_stand_nearer_to_it_than_to_the_next() -> None:
+    series = {f"VPNs {i}": [(x, _difference(i)) for x in (80.0, 81.0)] for i in range(6)}
+    marks = _places(series)
+    assert all(abs(x - round(x)) < 0.5 for x in marks)
+    alone = {f"VPNs {i}": [(80.0, _difference(i))] for i in range(6)}
+    assert len(set(_places(alone))) == 6
+
+
+def _difference(mean: float) -> Difference:
+    return Difference(mean, None, None, (7,))
+
+
+def _places(series: dict[str, Any]) -> list[float]:
+    axes: Any = Figure().subplots()
+    draw_gains(axes, series, styles_of(list(series)), LOOKS["screen"])
+    marks = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+    return [float(x) for line in marks for x in line.get_xdata()]

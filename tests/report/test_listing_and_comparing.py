@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,19 @@ def test_seeds_of_one_method_share_a_row_unless_more_differs(
     # sample deviation of 70 and 72 is sqrt(2)
     assert any(line.startswith("VPNs CIFAR100 90 % 71.00 ± 1.41 7, 9 finished") for line in said)
     assert any(line.startswith("VPNs CIFAR100 90 % 80.00 17 finished") for line in said)
+
+
+def test_on_a_terminal_a_data_set_that_all_have_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path, *grid(("VPNs, mask finding only",), (0.9,), (7, 9, 17)))
+    assert lines(capsys, "ls", folder)[0].split()[:2] == ["method", "data"]
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "80"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    said = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in lines(capsys, "ls", folder)]
+    assert said[0] == "CIFAR100"
+    assert said[1].split()[:2] == ["method", "sparsity"]
+    assert said[3].startswith("VPNs, mask finding only 90 %")
 
 
 def test_states_are_told_apart_and_what_cannot_be_read_is_one_line(

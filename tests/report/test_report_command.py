@@ -56,6 +56,8 @@ def test_a_report_holds_table_figure_and_page(
     assert "12 runs" in said
     assert re.search(r"left out: .*cut/result\.json .*\n1 file left out", said)
     assert "fig8: no runs (vpns grid configs/grid/fig8.yaml)" in said
+    several = "fig10: no runs (vpns grid configs/grid/fig10_input_size.yaml; and 2 more)"
+    assert several in said
 
 
 def test_figures_keep_their_text_and_come_out_the_same_again(runs: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What figures are made of: means over seeds, gaps, refusals, and the paper's definitions."""
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from toy_results import PAD, as_run, grid, result
 from vpns_lightning.report.definitions import DEFINITIONS, Definition
 from vpns_lightning.report.drawing import unbroken
 from vpns_lightning.report.exhibits import Exhibit, build
+from vpns_lightning.report.figures import draw
 from vpns_lightning.report.membership import members, overview
 from vpns_lightning.report.runs import Run
-from vpns_lightning.report.styles import STYLES, styles_of
+from vpns_lightning.report.styles import LOOKS, STYLES, styles_of
 
 BY_ID = {definition.id: definition for definition in DEFINITIONS}
 
@@ -270,3 +273,31 @@ def test_every_method_looks_different_and_a_variant_like_its_method() -> None:
     assert len({(style.color, style.dash) for style in styles.values()}) == len(names) - 3
     assert styles["VPNs w. OMP"].color == styles["OMP + prompt"].color == styles["OMP"].color
     assert len({styles[name].dash for name in ("OMP", "VPNs w. OMP", "OMP + prompt")}) == 3
+
+
+def test_many_methods_are_small_multiples_that_fit_a_column_of_a_paper(tmp_path: Path) -> None:
+    variants = {"VPNs": ("", ", two views", ", tuning only", ", mask finding only")}
+    variants |= {"HYDRA": ("", ", two views")} | {
+        name: ("",) for name in ("Random", "OMP", "SNIP", "SynFlow")
+    }
+    cells = [
+        facts | {"grid": {"name": "mine", "cell": name + tail, "method": name + tail}}
+        for name, tails in variants.items()
+        for tail in tails
+        for facts in grid((name,), (0.8, 0.9), (7,))
+    ]
+    runs = [as_run(facts, Path(f"r{i}/result.json")) for i, facts in enumerate(cells)]
+    paper = replace(LOOKS["paper"], formats=("svg",))
+    files = draw(build(overview("mine"), runs), tmp_path, paper)
+    text = files[0].read_text()
+    width, height = (float(n) for n in re.findall(r'(?:width|height)="([\d.]+)pt"', text)[:2])
+    assert width == 3.25 * 72
+    assert height < 9 * 72
+    for title in ("VPNs and HYDRA", "Random", "OMP", "SNIP", "SynFlow"):
+        assert f">{title}</text>" in text or f">{title}</tspan>" in text
+    # each method is in the one legend, with a look of its own
+    for name, tails in variants.items():
+        for tail in tails:
+            assert text.count(f">{name}{tail}</text>") >= 1
+    caption = files[1].read_text()
+    assert caption.endswith("grid mine, CIFAR100, resnet18. One seed.\n")

@@ -66,6 +66,9 @@ addEventListener("load", () => {
   seen.back = getComputedStyle(document.body).backgroundColor;
   seen.loads = performance.getEntriesByType("resource").map((e) => e.name);
   const named = (n) => n.labels?.length || n.textContent.trim();
+  seen.pictures = all("figure img").map((i) => [i.closest("section").id, i.alt, i.naturalWidth,
+    i.closest("figure").querySelector("figcaption").textContent,
+    [...i.closest("section").querySelectorAll("a")].map((a) => a.getAttribute("href"))]);
   seen.unlabelled = all("input, select, button").filter((n) => !named(n)).length;
   seen.gaps = all("svg").flatMap((s) => {
     const ys = [...s.querySelectorAll("text.end")].map((t) => +t.getAttribute("y"));
@@ -192,6 +195,19 @@ def test_the_data_set_filter_hides_its_panels_and_rows(seen: dict[str, Any]) -> 
 def test_the_cost_axis_can_be_chosen_and_points_explain_themselves(seen: dict[str, Any]) -> None:
     assert seen["axis"] >= 2
     assert re.fullmatch(r"\w+, 70 %\n\d\d\.\d\d ± \d\.\d\d \(2 seeds: 7, 9\)", seen["tip"])
+
+
+def test_the_further_figures_are_on_the_page_with_their_files(
+    seen: dict[str, Any], page: Path
+) -> None:
+    pictures = {name: rest for name, *rest in seen["pictures"]}
+    assert list(pictures) == ["gain", "density", "accuracy_cost"]
+    for name, (alt, width, caption, files) in pictures.items():
+        assert width > 100, name
+        assert "CIFAR100, resnet18" in alt
+        assert len(caption) > len("Of all runs, whatever is chosen above.")
+        assert files == [f"{name}.png", f"{name}.svg"]
+        assert all((page.parent / file).is_file() for file in files)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,14 @@ def test_four_sparsities_fit_a_column_of_latex() -> None:
     assert sum(widths) + 4 * 2 * 3 < 3.25 * 72.27  # tabcolsep of 3 pt at both sides
 
 
+def test_long_names_of_a_grid_take_lines_and_not_the_column() -> None:
+    name = "VPNs, mask finding only & more"
+    rows = ((Cell(name), *(Cell("70.10 ± 0.20 (3)") for _ in range(4))),)
+    text = to_latex(Table("a", ("method", "50 %", "70 %", "80 %", "95 %"), rows))
+    assert r"\shortstack[l]{VPNs, mask\\finding only \&\\more} & 70.10" in text
+    assert max(latex_width(line, 8) for line in ("VPNs, mask", "finding only")) < 50
+
+
 def test_counts_that_differ_stand_in_the_cells_and_intervals_below_the_means() -> None:
     rows = ((Cell("OMP"), Cell("70.10 ± 0.20 (2)"), Cell("65.00 (1)")),)
     text = to_latex(Table("a", ("method", "50 %", "90 %"), rows, "Mean, (number of seeds)."))

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -257,6 +259,85 @@ def test_tensorboard_writes_where_it_is_told_a_folder_a_stage(tmp_path: Path) ->
     (final,) = found.Scalars("final/test_accuracy")
     assert final.value == pytest.approx(result["test_accuracy"])
     assert "_hparams_/session_start_info" in found.summary_metadata
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own packages about each other
+def test_an_interrupted_stage_goes_on_in_its_mlflow_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pytest.importorskip("mlflow.tracking")
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
+    KillAt.fired = False
+    run, store = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    built = machine(run, "MLFlowLogger", tracking_uri=store)
+    killing = Machine(
+        built.options,
+        lambda stage: {**built.parts(stage), "callbacks": [KillAt("tune", 1, 1)]},
+        loggers_of_stage=True,
+    )
+    toy = Parts(sparsity=PRUNED)
+    stages = {"warmup": toy.warmup, "find": toy.find, "tune": toy.tune}
+    with pytest.raises(Killed):
+        vpns.fit_stages(toy.network, toy.data, **stages, run_dir=str(run), trainer=killing, seed=3)
+    client = tracking.MlflowClient(store)
+
+    def told() -> dict[str, Any]:
+        experiment = client.get_experiment_by_name("lightning_logs")
+        found = client.search_runs([experiment.experiment_id])
+        assert len(found) == len({each.info.run_name for each in found}) == 3
+        return {each.data.tags["stage"]: each for each in found}
+
+    before = told()
+    assert before["tune"].info.status == "FAILED"
+    result = fit(run, "MLFlowLogger", tracking_uri=store)
+    after = told()
+    assert after["tune"].info.run_id == before["tune"].info.run_id
+    assert after["tune"].info.status == "FINISHED"
+    assert after["tune"].data.metrics["final/test_accuracy"] == result["test_accuracy"]
+    history = client.get_metric_history(after["tune"].info.run_id, "tune/loss")
+    assert {point.step for point in history} == {2, 5}  # of both epochs, before and after
+    # of another store there is nothing to go on with
+    (run / "result.json").unlink()
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    fit(run, "MLFlowLogger", tracking_uri=other)
+    client = tracking.MlflowClient(other)
+    experiment = client.get_experiment_by_name("lightning_logs")
+    (begun,) = client.search_runs([experiment.experiment_id])
+    assert begun.data.params["find/sparsity"] == str(PRUNED)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["in the store", "not in the store"])
+def test_a_stage_asks_mlflow_for_its_run_once_it_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    asked: list[Any] = []
+
+    class Client:
+        def __init__(self, store: str) -> None:
+            asked.append(store)
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            return SimpleNamespace(experiment_id=name, lifecycle_stage="active")
+
+        def search_runs(self, experiments: list[str], filter_string: str, max_results: int) -> Any:
+            asked.append(filter_string)
+            return [SimpleNamespace(info=SimpleNamespace(run_id="r1"))] if there else []
+
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=Client))
+    path = "lightning.pytorch.loggers.MLFlowLogger"
+    given = {"tracking_uri": "http://store", "experiment_name": "mine", "run_id": None}
+    first = logger_arguments(path, given, tmp_path / "run", "find")
+    assert not asked
+    assert first["run_id"] is None
+    again = logger_arguments(path, given, tmp_path / "run", "find")
+    assert again["tags"] == first["tags"]
+    assert again["run_id"] == ("r1" if there else None)
+    assert asked == ["http://store", f"tags.vpns_run = '{first['tags']['vpns_run']}'"]
+    own = logger_arguments(path, {**given, "run_id": "mine"}, tmp_path / "run", "tune")
+    assert own["run_id"] == "mine"
+    assert len(asked) == 2
 
 
 def test_a_resumed_csv_keeps_what_was_written_before(tmp_path: Path) -> None:

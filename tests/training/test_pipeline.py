@@ -3,6 +3,7 @@
 import json
 import signal
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from vpns_lightning.grid.cells import config_hash
 from vpns_lightning.runs.folder import RunFolder, config_differences
 from vpns_lightning.runs.handoff import read_about
 from vpns_lightning.runs.metrics import read_metrics
+from vpns_lightning.runs.prompt_files import read_prompts
 from vpns_lightning.training import pipeline
+from vpns_lightning.training.callbacks.prompts import keep_prompt
 
 RUN_FILES = ("config.yaml", "handoff.safetensors", "masks.safetensors", "metrics.csv")
 
@@ -69,6 +72,38 @@ def test_masks_are_a_file_of_bools_with_prompt_and_mapping(
     assert torch.equal(stored["mapping.sequence"], parts.network.mapping.sequence)
     with safe_open(folder / "masks.safetensors", "pt") as file:
         assert json.loads(file.metadata()["vpns"])["backbone"] == "ToyNet"
+
+
+def test_the_prompt_is_kept_after_epochs_of_the_stages_that_learn_it(
+    finished: tuple[Path, dict[str, Any], Parts],
+) -> None:
+    folder, _, parts = finished
+    prompts = read_prompts(folder / "prompts.safetensors")
+    moments = [(stage, epoch) for stage in ("warmup", "find", "tune") for epoch in (1, 2)]
+    assert prompts.keys() == set(moments)
+    pictures = [torch.from_numpy(prompts[moment]) for moment in moments]
+    assert torch.equal(pictures[-1], parts.network.prompt.picture().half())
+    assert all(not torch.equal(*pair) for pair in pairwise(pictures))
+
+
+def test_no_prompt_is_kept_of_a_stage_that_does_not_learn_it(tmp_path: Path) -> None:
+    for parts in (Parts(views=("plain",)), Parts(prompt=False)):
+        keep_prompt(tmp_path / "prompts.safetensors", parts.find, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_of_prompts_costs_its_pictures_only(tmp_path: Path) -> None:
+    path, stage = tmp_path / "prompts.safetensors", Parts().find
+    for epochs in (1, 2):
+        keep_prompt(path, stage, epochs)
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(vpns.UserError, match="another hash"):
+        read_prompts(path)
+    with pytest.warns(UserWarning, match="begins anew"):
+        keep_prompt(path, stage, 3)
+    assert list(read_prompts(path)) == [("find", 3)]
 
 
 def test_metrics_are_logged_for_every_epoch_of_every_stage(
@@ -149,6 +184,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(
     assert_same(resumed, finished[2])
     assert result["gradient_steps"] == finished[1]["gradient_steps"]
     assert_same_metrics(tmp_path, finished[0])
+    assert_same_prompts(tmp_path, finished[0])
 
 
 @pytest.mark.parametrize("stage", ["warmup", "find", "tune"])
@@ -163,6 +199,12 @@ def test_killed_just_before_a_hand_off_it_is_made_up_for(
     for name, costs in finished[1]["stages"].items():
         steps = ("epochs", "gradient_steps", "forward_backward_passes", "accuracy")
         assert all(result["stages"][name][key] == costs[key] for key in steps), name
+    assert_same_prompts(tmp_path, finished[0])
+
+
+def assert_same_prompts(one: Path, other: Path) -> None:
+    first, second = (folder / "prompts.safetensors" for folder in (one, other))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def assert_same(one: Parts, other: Parts) -> None:

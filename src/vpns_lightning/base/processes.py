@@ -1,6 +1,8 @@
 """Which of several processes this is, known before any of them is connected; and its voice."""
 
+import sys
 from collections.abc import Callable
+from functools import cache
 from typing import TypeVar
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,6 +19,13 @@ def is_first_process() -> bool:
 def say(line: str) -> None:
     """Print a line on the first process."""
     print(line, flush=True)
+
+
+@cache
+def note(line: str) -> None:
+    """Say once what a user may want to change, beside what a command prints for others to read."""
+    if is_first_process():
+        print(line, file=sys.stderr, flush=True)
 
 
 def decided(ask: Callable[[], Answer]) -> Answer:

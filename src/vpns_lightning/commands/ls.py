@@ -64,7 +64,10 @@ def run(arguments: Sequence[str]) -> None:
         tables["" if given.sort else row.runs[0].grid].append(row)
     for grid, part in tables.items():
         title = f"grid {grid}" if grid else "by hand" if len(tables) > 1 else ""
-        _print_whole(console, _table(part, title, each=given.each))
+        # without a terminal each line stands for itself, so that lines can be searched
+        said_once = console.is_terminal and len({row.runs[0].data for row in part}) == 1
+        title = ", ".join(filter(None, [title, part[0].runs[0].data if said_once else ""]))
+        _print_whole(console, _table(part, title, each=given.each, data=not said_once))
     console.print(_closing(chosen, given.runs), soft_wrap=True, highlight=False, markup=False)
     for one in broken:
         line = f"left out: {one.path}: {one.reason}"
@@ -122,7 +125,7 @@ def _filtered(listed: Sequence[Listed], given: argparse.Namespace) -> list[Liste
     return kept
 
 
-def _table(found: Sequence[Row], title: str, *, each: bool) -> Table:
+def _table(found: Sequence[Row], title: str, *, each: bool, data: bool) -> Table:
     runs = [one for row in found for one in row.runs]
     # what all have in common is said below the table
     varied = [name for name in ("backbone", "grid") if len({getattr(r, name) for r in runs}) > 1]
@@ -134,7 +137,8 @@ def _table(found: Sequence[Row], title: str, *, each: bool) -> Table:
         padding=(0, 1, 0, 0),
     )
     table.add_column("method", overflow="fold")
-    table.add_column("data", overflow="fold")
+    if data:
+        table.add_column("data", overflow="fold")
     for name in varied:
         table.add_column(name, overflow="fold")
     for name in ("sparsity", "accuracy %", "seeds"):
@@ -148,7 +152,7 @@ def _table(found: Sequence[Row], title: str, *, each: bool) -> Table:
         color = COLORS[first.state]
         table.add_row(
             escape(first.method),
-            escape(first.data),
+            *([escape(first.data)] if data else []),
             *(escape(getattr(first, name)) for name in varied),
             "?" if first.sparsity is None else f"{100 * first.sparsity:.4g} %",
             _accuracy(row),

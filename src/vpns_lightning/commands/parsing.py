@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from vpns_lightning.base.errors import UserError
-from vpns_lightning.base.processes import say
+from vpns_lightning.base.processes import note
 from vpns_lightning.base.renamed import RENAMED_STAGES
 from vpns_lightning.base.shipped import config_file
 from vpns_lightning.base.trust import trust
@@ -57,7 +57,7 @@ def with_present_names(arguments: Sequence[str]) -> list[str]:
     for old, new in RENAMED_STAGES.items():
         for place, word in enumerate(present):
             if re.match(rf"--{old}([.=]|$)", word):
-                say(f"{old} is called {new} now: --{new}")
+                note(f"{old} is called {new} now: --{new}")
                 present[place] = word.replace(old, new, 1)
     return present
 
@@ -108,7 +108,7 @@ def _config_of_today(path: str) -> str:
     if not found:
         return path
     for old in found:
-        say(f"{path}: {old} is called {RENAMED_STAGES[old]} now")
+        note(f"{path}: {old} is called {RENAMED_STAGES[old]} now")
         content[RENAMED_STAGES[old]] = content.pop(old)
     return json.dumps(content)
 

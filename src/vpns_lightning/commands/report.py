@@ -121,7 +121,9 @@ def _inches(text: str) -> float:
 def _closing(report: Report, output: Path) -> str:
     """Return what to say at the end: what was drawn, what not, and where it is."""
     runs = f"{len(report.runs)} run{'' if len(report.runs) == 1 else 's'}"
-    lines = [f"{runs}, figures and tables drawn: {len(report.drawn)}, in {output}"]
+    lines = [
+        f"{runs}, figures and tables drawn: {len(report.drawn) + len(report.further)}, in {output}"
+    ]
     for broken in report.broken:
         lines.append(f"left out: {broken.path} {broken.reason}")
     if report.broken:
@@ -134,7 +136,11 @@ def _closing(report: Report, output: Path) -> str:
         lines.append(f"{drawn.definition.id}: {drawn.definition.title}{tail}")
         if about and about.absent:
             lines.append(f"  the paper has besides: {'; '.join(about.absent)}")
-    lines += [f"{name}: {title}" for name, title in report.further.items()]
+    lines += [f"{name}: {figure.title}" for name, figure in report.further.items()]
+    lines += report.notes
     lines += [f"refused: {reason}" for reason in report.refused]
-    lines += [f"{name}: no runs ({how})" for name, how in report.lacking.items()]
+    for name, how in report.lacking.items():
+        first, *others = how.split("; ")
+        more = f"; and {len(others)} more" if others else ""
+        lines.append(f"{name}: no runs ({first}{more})")
     return "\n".join([*lines, f"open {shlex.quote(str(output / 'index.html'))}"])

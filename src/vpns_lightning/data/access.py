@@ -67,7 +67,9 @@ def reading(name: str, root: Path, layout: Layout) -> Iterator[None]:
         ) from error
 
 
-def obtain(fetch: Callable[[], None], name: str, root: Path, layout: Layout) -> None:
+def obtain(
+    fetch: Callable[[], None], name: str, root: Path, layout: Layout, num_classes: int
+) -> None:
     """Download a data set, unless some of it is there already, complete or not.
 
     A download that was ended before it was complete is begun again.
@@ -77,12 +79,13 @@ def obtain(fetch: Callable[[], None], name: str, root: Path, layout: Layout) -> 
         name: Data set.
         root: Folder given by the user.
         layout: What should be there afterwards.
+        num_classes: Of the data set, by which folders of classes are recognised.
 
     Raises:
         UserError: The download failed.
     """
     unfinished = root / f".{name}.downloading"
-    if not unfinished.exists() and (layout.find(root) or layout.begun(root)):
+    if not unfinished.exists() and (layout.find(root) or layout.begun(root, num_classes)):
         return
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -190,7 +190,7 @@ class ImageData(Feeding):
     def prepare_data(self) -> None:
         """Download what is missing and decode the cache; Lightning calls it once per machine."""
         if self.download and self.layout.downloadable:
-            obtain(self.fetch, self.name, self.root, self.layout)
+            obtain(self.fetch, self.name, self.root, self.layout, self.num_classes)
         if self._stores is None:
             for name in SPLITS:
                 for line in all_remarks(self.name, name, self.split(name), SAMPLE):

@@ -4,8 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from glob import escape
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,7 +15,7 @@ from typing import Any, TypeAlias
 from vpns_lightning._version import __version__
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.grid.file import GridFile, Method, read_grid
-from vpns_lightning.runs.folder import method_leaves
+from vpns_lightning.runs.folder import RunFolder, config_differences, method_leaves
 
 # options of `vpns fit` to its whole config as plain values
 Resolve: TypeAlias = Callable[[Sequence[str]], dict[str, Any]]
@@ -210,8 +212,11 @@ def _cell(
         arguments.append(f"{MASKS}={needs}")
         config["find"]["pruner"]["init_args"]["path"] = str(needs)
     digest = config_hash(config)
-    tail = f"_{level(sparsity)}_seed{seed}_{digest}"
-    name = "_".join(_name_parts(point, config))[: LONGEST - len(tail)] + tail
+    tail = f"_{level(sparsity)}_seed{seed}_"
+    stem = "_".join(_name_parts(point, config))[: LONGEST - len(tail) - len(digest)] + tail
+    name = stem + digest
+    if not (grid.runs / name).is_dir():
+        name = _begun_as(grid.runs, stem, config) or name
     folder = grid.runs / name
     config["trainer"]["default_root_dir"] = str(folder)
     labels = {"data": point.data, "backbone": point.backbone, **point.axes}
@@ -281,8 +286,22 @@ def slug(text: str) -> str:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Return eight hexadecimal digits of everything in a config that changes what is learned."""
-    trainer = {key: config["trainer"].get(key) for key in LEARNING_KEYS}
-    return _digest({"config": method_leaves(config), "trainer": trainer})[:8]
+    return _digest({"config": method_leaves(config), "trainer": _learning(config)})[:8]
+
+
+def _begun_as(runs: Path, stem: str, config: Mapping[str, Any]) -> str | None:
+    """Return the folder of a run that a version with fewer keys, so another hash, has begun."""
+    for folder in sorted(runs.glob(f"{escape(stem)}*")):
+        with suppress(UserError):  # of a folder without a config, or with a damaged one
+            old = RunFolder(folder).read_config()
+            if not config_differences(old, config) and _learning(old) == _learning(config):
+                return folder.name
+    return None
+
+
+def _learning(config: Mapping[str, Any]) -> dict[str, Any]:
+    trainer = config.get("trainer") or {}
+    return {key: trainer.get(key) for key in LEARNING_KEYS}
 
 
 def warmup_key(config: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,8 @@ from vpns_lightning.base.files import whole_file
 from vpns_lightning.report.panels import Curve, Panel, Point
 from vpns_lightning.report.styles import DASHES, Look, Style, family_of, style_of
 
+HANDLE = 3.2  # letters: a line in the legend is long enough for its dashes
+
 
 def write_figure(make: Callable[[], Any], folder: Path, name: str, look: Look) -> list[Path]:
     """Write a figure in every format of a look, straight to the canvases.

@@ -4,40 +4,26 @@ import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.files import write_text
-from vpns_lightning.report.drawing import draw_curve, draw_dots, unbroken, write_figure
-from vpns_lightning.report.panels import Exhibit, Panel
-from vpns_lightning.report.styles import DASHES, LOOKS, Look, Style, family_of, styles_of
+from vpns_lightning.report.drawing import HANDLE, draw_curve, draw_dots, unbroken, write_figure
+from vpns_lightning.report.panels import Exhibit
+from vpns_lightning.report.plots import Plot, common_title, plots_of, stand_close
+from vpns_lightning.report.styles import DASHES, LOOKS, Look, Style, styles_of
 
 # inches around the panels at the size of a screen: what stands there is of fixed size
 LEFT, RIGHT, BOTTOM, TITLE, LEGEND_LINE = 0.62, 0.12, 0.72, 0.36, 0.2
 PANEL = (3.9, 2.7)
 GAP = (0.72, 0.85)
 NARROWEST = 1.5  # panel beside another
+CLOSE_LEFT, CLOSE_GAP, CLOSEST = 0.45, (0.4, 0.62), 1.1  # of families in a paper
 IN_A_LINE = 5
 LETTER = 0.068  # inches of a letter
+LINE = 0.14  # inches of a line of a title
 LETTERS = 20  # of the caption in an inch
-MOST = 9  # curves in one panel; more are shown family by family
-LEVELS_OF_CURVES = 2  # a single level has no curve
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One pair of axes of a picture.
-
-    Attributes:
-        panel: What is drawn.
-        focus: Labels drawn before all others, which are grey; empty for all alike.
-        dots: One line a method, for what varies nothing else.
-    """
-
-    panel: Panel
-    focus: tuple[str, ...] = ()
-    dots: bool = False
 
 
 def draw(exhibit: Exhibit, folder: Path, look: Look = LOOKS["screen"]) -> list[Path]:
@@ -49,36 +35,23 @@ def draw(exhibit: Exhibit, folder: Path, look: Look = LOOKS["screen"]) -> list[P
     name = exhibit.definition.file
     files = write_figure(lambda: _figure(exhibit, look), folder, name, look)
     if not look.titled:
-        caption = f"{exhibit.definition.title}. {_said(exhibit)}."
+        title = exhibit.definition.title
+        if stand_close(plots_of(exhibit.panels), look) and common_title(exhibit):
+            title += f", {common_title(exhibit)}"
+        caption = f"{title}. {_said(exhibit)}."
         write_text(folder / f"{name}.caption.txt", caption + "\n")
         files.append(folder / f"{name}.caption.txt")
     return files
 
 
-def _plots(panels: Sequence[Panel]) -> list[Plot]:
-    plots = []
-    for panel in panels:
-        curves = [curve for curve in panel.curves if curve.points]
-        levels = {point.level for curve in curves for point in curve.points}
-        if len(levels) < LEVELS_OF_CURVES and len(curves) > LEVELS_OF_CURVES:
-            plots.append(Plot(panel, dots=True))
-        elif len(curves) <= MOST:
-            plots.append(Plot(panel))
-        else:
-            families: dict[str, list[str]] = defaultdict(list)
-            for curve in curves:
-                family = family_of(curve.label)
-                # HYDRA with a prompt is VPNs
-                families["HYDRA" if family == "VPNs" else family].append(curve.label)
-            plots += [Plot(panel, tuple(labels)) for labels in families.values()]
-    return plots
-
-
 def _figure(exhibit: Exhibit, look: Look) -> Any:
     from matplotlib.figure import Figure
 
-    plots, scale = _plots(exhibit.panels), look.scale
-    together = [plot for plot in plots if not plot.focus and not plot.dots]
+    plots, scale = plots_of(exhibit.panels), look.scale
+    close = stand_close(plots, look)
+    if close and common_title(exhibit):
+        plots = [replace(plot, named=False) for plot in plots]
+    together = [plot for plot in plots if close or (not plot.focus and not plot.dots)]
     curves = [c for plot in together for c in (*plot.panel.dense, *plot.panel.curves)]
     curves += [c for plot in plots if plot.focus for c in plot.panel.dense]
     labels = list(dict.fromkeys(curve.label for curve in curves))
@@ -89,17 +62,25 @@ def _figure(exhibit: Exhibit, look: Look) -> Any:
     gap = (scale * max(GAP[0], 0.2 + LETTER * min(names, 40)), scale * GAP[1])
     columns = min(len(plots), 4 if len(plots) > 2 * 3 else 3)
     width = left + scale * RIGHT + columns * PANEL[0] * scale + (columns - 1) * gap[0]
+    if close:
+        left, gap = scale * CLOSE_LEFT, (scale * CLOSE_GAP[0], scale * CLOSE_GAP[1])
     if look.width is not None:
         width = look.width
         inner = width - left - scale * RIGHT + gap[0]
-        columns = max(1, min(len(plots), int(inner / (NARROWEST * scale + gap[0]))))
+        narrowest = scale * (CLOSEST if close else NARROWEST)
+        columns = max(1, min(len(plots), int(inner / (narrowest + gap[0]))))
     panel_width = (width - left - scale * RIGHT - (columns - 1) * gap[0]) / columns
     most = max(map(len, rows), default=0)
     panel_height = max(panel_width * PANEL[1] / PANEL[0], 0.19 * scale * most)
+    panel_height = max(panel_height, scale * CLOSEST) if close else panel_height
     lines = math.ceil(len(plots) / columns)
     per_line = _per_line(labels, width, scale, columns if look.width is None else None)
     title = TITLE * scale if look.titled else 0.05 * scale
-    title += 0.26 * scale  # of the topmost panels
+    letters = int(panel_width / (LETTER * scale))
+    # lines of a title besides one
+    more = max(len(textwrap.wrap(plot.title, letters)) for plot in plots) if close else 0
+    gap = gap[0], gap[1] + LINE * scale * more
+    title += (0.26 + LINE * more) * scale  # of the topmost panels
     head = title + LEGEND_LINE * scale * math.ceil(len(labels) / per_line)
     foot = scale * (BOTTOM if look.titled else BOTTOM - 0.24)
     height = head + foot + lines * panel_height + (lines - 1) * gap[1]
@@ -115,6 +96,8 @@ def _figure(exhibit: Exhibit, look: Look) -> Any:
     )
     for place, plot in zip(axes.flat, plots, strict=False):
         _draw_plot(place, plot, styles, look)
+        if close:
+            _draw_closer(place, plot, letters, look)
     for place in axes.flat[len(plots) :]:
         place.set_axis_off()
     _share_heights(list(axes.flat), plots)
@@ -129,6 +112,14 @@ def _figure(exhibit: Exhibit, look: Look) -> Any:
     if labels:
         _legend(figure, styles, per_line, 1 - top / height, look)
     return figure
+
+
+def _draw_closer(axes: Any, plot: Plot, letters: int, look: Look) -> None:
+    """Say above the axes what else stands beside them, and leave the legend to the figure."""
+    axes.get_legend().remove()
+    lines = [*textwrap.wrap(plot.title, letters), plot.panel.measure.label]
+    axes.set_title("\n".join(lines), fontsize=look.font - 0.5)
+    axes.set_ylabel("")
 
 
 def _per_line(labels: Sequence[str], width: float, scale: float, columns: int | None) -> int:
@@ -155,7 +146,7 @@ def _draw_plot(axes: Any, plot: Plot, styles: dict[str, Style], look: Look) -> N
     panel, font = plot.panel, look.font
     # names of methods take the place left of the axes
     where = "right" if plot.dots else "center"
-    axes.set_title(panel.title, fontsize=font + 0.5, loc=where)
+    axes.set_title(plot.title, fontsize=font + 0.5, loc=where)
     axes.tick_params(labelsize=font - 0.5)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -181,7 +172,7 @@ def _draw_plot(axes: Any, plot: Plot, styles: dict[str, Style], look: Look) -> N
                 for part in unbroken(curve, panel.levels):
                     line = {"color": "#d0d0d0", "linewidth": 0.5 * look.line}
                     axes.plot([p.x for p in part], [p.mean for p in part], zorder=1, **line)
-        styles = styles_of(list(plot.focus))
+        styles = styles if set(plot.focus) <= styles.keys() else styles_of(list(plot.focus))
     for curve in shown:
         draw_curve(axes, curve, panel, styles[curve.label], look)
     axes.set_xlabel(panel.axis.label, fontsize=font)
@@ -197,7 +188,8 @@ def _draw_plot(axes: Any, plot: Plot, styles: dict[str, Style], look: Look) -> N
         axes.set(xticks=[], **({} if any(c.points for c in panel.dense) else {"yticks": []}))
     if plot.focus:
         handles = [_handle(label, styles[label], look) for label in plot.focus]
-        axes.legend(handles=handles, fontsize=font - 1.5, frameon=False, loc="best")
+        room = {"fontsize": font - 1.5, "frameon": False, "handlelength": HANDLE}
+        axes.legend(handles=handles, loc="best", **room)
 
 
 def _handle(label: str, style: Style, look: Look) -> Any:
@@ -216,6 +208,7 @@ def _legend(figure: Any, styles: dict[str, Style], per_line: int, top: float, lo
         fontsize=look.font - 0.5,
         bbox_to_anchor=(0.5, top),
         ncols=per_line,
+        handlelength=HANDLE,
     )
 
 

@@ -1,13 +1,16 @@
 """Runs of one data set, backbone and grid, by method: what the further figures compare."""
 
+import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 
 from vpns_lightning.report.comparability import mixture
 from vpns_lightning.report.definitions import BASELINES
 from vpns_lightning.report.membership import further_axes
 from vpns_lightning.report.runs import Run
+from vpns_lightning.report.styles import family_of
 
 MOST_GROUPS = 6  # panels of one figure
 MOST_METHODS = 12  # in one panel
@@ -29,8 +32,8 @@ class Group:
     def at_level(self, wanted: Callable[[Run], bool]) -> tuple[float, dict[str, list[Run]]]:
         """Return the sparsity that most methods have runs of, the highest of these, and the runs.
 
-        Methods whose runs there must not be mixed are left out, and what comes after the first
-        :data:`MOST_METHODS`.
+        Methods whose runs there must not be mixed are left out. Of more than :data:`MOST_METHODS`
+        the best of each kind are taken by turns.
 
         Args:
             wanted: Whether a run counts.
@@ -45,7 +48,32 @@ class Group:
             return 0.0, {}
         level = max(levels, key=lambda asked: (len(levels[asked]), asked))
         pure = {label: runs for label, runs in levels[level].items() if mixture(runs) is None}
-        return level, dict(list(pure.items())[:MOST_METHODS])
+        return level, pure if len(pure) <= MOST_METHODS else _best_of_each(pure)
+
+    def count(self, level: float, wanted: Callable[[Run], bool]) -> int:
+        """Return how many methods have runs at a sparsity.
+
+        Args:
+            level: The sparsity.
+            wanted: Whether a run counts.
+        """
+        return sum(
+            any(
+                not run.dense and wanted(run) and run.record.sparsity_requested == level
+                for run in runs
+            )
+            for runs in self.methods.values()
+        )
+
+
+def _best_of_each(methods: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
+    best = sorted(methods, key=lambda name: -statistics.fmean(r.accuracy for r in methods[name]))
+    families: dict[str, list[str]] = defaultdict(list)
+    for name in best:
+        families[family_of(name)].append(name)
+    turns = (name for turn in zip_longest(*families.values()) for name in turn if name)
+    taken = set(islice(turns, MOST_METHODS))
+    return {name: runs for name, runs in methods.items() if name in taken}
 
 
 def groups_of(runs: Iterable[Run]) -> list[Group]:
@@ -60,7 +88,9 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
     groups = []
     for place, methods in found.items():
         parts: tuple[str, ...] = place if len(grids) > 1 else place[:3]
-        names = sorted(methods, key=lambda name: (_place(ORDER, name), name))
+        names = sorted(
+            methods, key=lambda name: (_place(ORDER, name), name != family_of(name), name)
+        )
         title = ", ".join(part for part in parts if part)
         groups.append(Group(title, {name: methods[name] for name in names}))
     groups.sort(key=lambda group: (-sum(map(len, group.methods.values())), group.title))
@@ -68,4 +98,6 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
 
 
 def _place(order: Sequence[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
+    """Return the place of a method, or of that which it is a variant of."""
+    known = name if name in order else family_of(name)
+    return order.index(known) if known in order else len(order)

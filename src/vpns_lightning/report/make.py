@@ -11,7 +11,7 @@ from vpns_lightning.base.shipped import shipped_folder
 from vpns_lightning.report.definitions import DEFINITIONS, IDS, Definition
 from vpns_lightning.report.exhibits import build
 from vpns_lightning.report.figures import draw
-from vpns_lightning.report.further import FURTHER, draw_further
+from vpns_lightning.report.further import FURTHER, draw_further, unseen_prompts
 from vpns_lightning.report.hyperparameters import BASE, hyperparameter_table
 from vpns_lightning.report.membership import members, overview, paper_id
 from vpns_lightning.report.page import PAGE_IDS, write_page
@@ -69,12 +69,14 @@ def make_report(
             report.drawn.append(drawn)
     further = [figure for figure in FURTHER if not only or figure.name in only]
     for figure in further:
-        files = draw_further(figure, runs, output, look)
-        report.files += files
-        if files:
-            report.further[figure.name] = figure.title
+        shown = draw_further(figure, runs, output, look)
+        if shown is not None:
+            report.files += shown.files
+            report.further[figure.name] = shown
         elif only:
             report.lacking[figure.name] = f"it needs {figure.needs}"
+    if not only or "prompts" in only:
+        report.notes += filter(None, [unseen_prompts(runs)])
     _write(report, output, look)
     _complain(report, only)
     return report
@@ -84,7 +86,7 @@ def _definitions(runs: Sequence[Run]) -> list[Definition]:
     """Return what can be drawn, in the order of the page: the reader's own grids first."""
     own = sorted({run.grid for run in runs if not paper_id(run.grid)})
     definitions: list[Definition] = []
-    taken = {*PAGE_IDS, *IDS, *(figure.name for figure in FURTHER)}
+    taken = {*PAGE_IDS, *IDS, *(f"{part}{f.name}" for f in FURTHER for part in ("", "body-"))}
     for definition in map(overview, own):
         if not members(definition, runs):
             continue

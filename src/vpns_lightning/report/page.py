@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -16,13 +17,23 @@ from vpns_lightning.report.comparability import mixture
 from vpns_lightning.report.definitions import DEFINITIONS
 from vpns_lightning.report.further import FURTHER
 from vpns_lightning.report.gaps import show_level
-from vpns_lightning.report.panels import Curve, Drawn, Panel, Point, Report, Table
+from vpns_lightning.report.panels import (
+    Curve,
+    Drawn,
+    FurtherDrawn,
+    Panel,
+    Point,
+    Report,
+    Table,
+)
 from vpns_lightning.report.runs import Run, in_order, number
 from vpns_lightning.report.statistics import difference_table
 from vpns_lightning.report.styles import styles_of
 from vpns_lightning.report.tables import panel_table
 
 PAGE = "index.html"
+# what browsers show, the sharper first
+PICTURES = {".svg": "image/svg+xml", ".png": "image/png"}
 # of the page's other parts, and of what stands in them
 PAGE_IDS = (
     *("cost", "layers", "commands", "lacking", "main", "filters", "contents", "summary", "data"),
@@ -47,6 +58,22 @@ def write_page(report: Report, output: Path) -> Path:
     return output / PAGE
 
 
+def _picture(figure: FurtherDrawn) -> dict[str, Any]:
+    """Return a figure as part of the page, with the names of its files beside it."""
+    sources = {file.suffix: file for file in figure.files if file.suffix in PICTURES}
+    suffix = next((suffix for suffix in PICTURES if suffix in sources), "")
+    shown = b64encode(sources[suffix].read_bytes()).decode() if suffix else ""
+    return {
+        "id": figure.name,
+        "title": figure.title,
+        "said": figure.said,
+        "alt": f"{figure.title}: {'; '.join(figure.panels)}",
+        "wide": figure.wide or len(figure.panels) > 1,
+        "picture": f"data:{PICTURES[suffix]};base64,{shown}" if suffix else "",
+        "files": [file.name for file in figure.files if file.suffix != ".txt"],
+    }
+
+
 def content(report: Report) -> dict[str, Any]:
     """Return what the page shows, as plain values."""
     panels = [panel for drawn in report.drawn if drawn.exhibit for panel in drawn.exhibit.panels]
@@ -63,6 +90,8 @@ def content(report: Report) -> dict[str, Any]:
         "dense": dense,
         "datasets": sorted({run.dataset for run in report.runs}),
         "exhibits": [_exhibit(drawn) for drawn in report.drawn],
+        "further": [_picture(figure) for figure in report.further.values()],
+        "notes": report.notes,
         "cells": cells,
         "runs": [_run(run) for run in report.runs],
         "broken": [{"path": str(b.path), "reason": b.reason} for b in report.broken],
@@ -79,7 +108,7 @@ def _summary(report: Report) -> str:
         (len({run.record.seed for run in runs} - {None}), "seed"),
     )
     texts = [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts]
-    return f"{', '.join(texts)}. Drawn by vpns_lightning {__version__} from result.json files only."
+    return f"{', '.join(texts)}. Drawn by vpns_lightning {__version__} from files of runs alone."
 
 
 def _exhibit(drawn: Drawn) -> dict[str, Any]:

@@ -155,6 +155,27 @@ class Drawn:
     exhibit: Exhibit | None = None
 
 
+@dataclass(frozen=True)
+class FurtherDrawn:
+    """A figure that no paper has.
+
+    Attributes:
+        name: Of its files.
+        title: What it shows.
+        said: How it is read.
+        panels: What its panels show.
+        files: The figure in its formats.
+        wide: As long as names of layers need.
+    """
+
+    name: str
+    title: str
+    said: str
+    panels: tuple[str, ...]
+    files: tuple[Path, ...]
+    wide: bool
+
+
 @dataclass
 class Report:
     """What was found and drawn.
@@ -164,7 +185,8 @@ class Report:
         broken: Files that could not.
         drawn: Figures and tables.
         lacking: Ids of the paper without any run here, each with how to make them.
-        further: Name to title of the figures drawn that are no paper's.
+        further: The figures drawn that are no paper's, by name.
+        notes: What could not be shown of the runs, and why.
         files: What was written.
     """
 
@@ -172,7 +194,8 @@ class Report:
     broken: list[Broken]
     drawn: list[Drawn] = field(default_factory=list)
     lacking: dict[str, str] = field(default_factory=dict)
-    further: dict[str, str] = field(default_factory=dict)
+    further: dict[str, FurtherDrawn] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     @property

@@ -11,6 +11,7 @@ from vpns_lightning.report.runs import Run, number
 from vpns_lightning.report.statistics import paired_difference
 from vpns_lightning.runs.mask_files import Masks, overlap, read_masks
 from vpns_lightning.runs.metrics import read_metrics
+from vpns_lightning.runs.prompt_files import read_prompts
 
 Series = dict[str, Any]
 
@@ -58,11 +59,7 @@ def densities(methods: Mapping[str, list[Run]]) -> Series:
 def overlaps(methods: Mapping[str, list[Run]]) -> Series:
     """Return method to method to the IoU of their masks, one run each."""
     masks: dict[str, Masks] = {}
-    # the seed that most methods have
-    seeds = [run.record.seed for runs in methods.values() for run in runs]
-    usual = max(dict.fromkeys(seeds), key=seeds.count, default=None)
-    for label, runs in methods.items():
-        run = next((run for run in runs if run.record.seed == usual), runs[0])
+    for label, run in _one_each(methods).items():
         path = run.path.parent / "masks.safetensors"
         if path.is_file():
             try:
@@ -82,6 +79,34 @@ def overlaps(methods: Mapping[str, list[Run]]) -> Series:
             pairs = [overlap(alike[first][name], alike[second][name]) for name in shapes[0]]
             both, either = (sum(counts) for counts in zip(*pairs, strict=True))
             found[first][second] = both / either if either else 1.0
+    return found
+
+
+def _one_each(methods: Mapping[str, list[Run]]) -> dict[str, Run]:
+    """Return method to one run, of the seed that most methods have."""
+    seeds = [run.record.seed for runs in methods.values() for run in runs]
+    usual = max(dict.fromkeys(seeds), key=seeds.count, default=None)
+    return {
+        label: next((run for run in runs if run.record.seed == usual), runs[0])
+        for label, runs in methods.items()
+    }
+
+
+def prompts(methods: Mapping[str, list[Run]]) -> Series:
+    """Return method to moment to the prompt of one run, (3, S, S), stages in their order."""
+    found: Series = {}
+    for label, run in _one_each(methods).items():
+        try:
+            kept = read_prompts(run.path.with_name("prompts.safetensors"))
+        except UserError:  # a damaged file takes nothing but its own row
+            continue
+        stages = [stage for stage in run.record.stages if any(m.stage == stage for m in kept)]
+        order = sorted(
+            (moment for moment in kept if moment.stage in stages),
+            key=lambda moment: (stages.index(moment.stage), moment.epochs),
+        )
+        if order:
+            found[label] = {moment: kept[moment] for moment in order}
     return found
 
 

@@ -2,6 +2,7 @@
 
 import re
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -195,7 +196,10 @@ def to_latex(table: Table, label: str = "") -> str:
         return " & ".join(cells) + r" \\"
 
     count = _common_count(table)
-    body = [line(_latex_cell(cell, counted=count is None) for cell in row) for row in table.rows]
+    body = [
+        line([_latex_name(row[0]), *(_latex_cell(c, counted=count is None) for c in row[1:])])
+        for row in table.rows
+    ]
     note = table.note
     if count is not None:
         note = re.sub(r"\(number of (\w+?)s\)", rf"{count} \1{'' if count == 1 else 's'}", note)
@@ -221,6 +225,7 @@ def to_latex(table: Table, label: str = "") -> str:
 
 
 COLUMN_HOLDS = 5  # columns: the name and four levels
+LONGEST_NAME = 14  # letters beside four levels; longer ones take several lines
 # "76.42 ± 0.31 (3)", or "+1.20 [+0.40, +2.00] (3)"; deviation, interval and count may lack
 CELL = re.compile(
     r"(?P<mean>[+-]?[\d,.]+)(?: ± (?P<std>[\d,.]+))?(?: \[(?P<ends>[^\]]+)\])?"
@@ -233,6 +238,14 @@ def _common_count(table: Table) -> int | None:
     found = [CELL.fullmatch(cell.text) for row in table.rows for cell in row[1:]]
     counts = {int(match["count"]) for match in found if match and match["count"]}
     return counts.pop() if len(counts) == 1 else None
+
+
+def _latex_name(cell: Cell) -> str:
+    lines = textwrap.wrap(cell.text, LONGEST_NAME, break_long_words=False)
+    if len(lines) < 2 or CELL.fullmatch(cell.text):
+        return _latex_cell(cell, counted=True)
+    text = r"\\".join(map(escape, lines))
+    return rf"\shortstack[l]{{{text}}}"
 
 
 def _latex_cell(cell: Cell, *, counted: bool) -> str:

@@ -57,6 +57,7 @@ class RunFolder:
         self.found = self.path / "find" / "handoff.safetensors"
         self.masks = self.path / "masks.safetensors"
         self.metrics = self.path / "metrics.csv"
+        self.prompts = self.path / "prompts.safetensors"
         self.summary = self.path / "summary.png"
         self.result = self.path / "result.json"
 

@@ -59,7 +59,7 @@ def _check(tensors: dict[str, NDArray[Any]], stored: dict[str, str]) -> None:
     about = json.loads(facts)
     if not isinstance(about, dict):
         raise ValueError("its facts are no mapping")
-    digest = _hash(tensors)
+    digest = arrays_hash(tensors)
     if about.get("tensors_sha256", digest) != digest:
         raise ValueError("its tensors have another hash than when they were written")
     for name, tensor in tensors.items():
@@ -67,7 +67,7 @@ def _check(tensors: dict[str, NDArray[Any]], stored: dict[str, str]) -> None:
             raise ValueError(f"{name} is {tensor.dtype}, not bool")
 
 
-def _hash(tensors: dict[str, NDArray[Any]]) -> str:
+def arrays_hash(tensors: dict[str, NDArray[Any]]) -> str:
     """Return what ``sparsity.masks.tensors_hash`` makes of the same tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

@@ -17,6 +17,7 @@ from vpns_lightning.base.wandb_settings import wandb_offline_reason, wandb_setti
 from vpns_lightning.runs.grid_cell import grid_record
 from vpns_lightning.runs.metrics import COLUMNS, read_metrics
 from vpns_lightning.stages import STAGES
+from vpns_lightning.training.mlflow_run import mlflow_arguments
 
 
 class MetricsCSV(Logger):
@@ -107,12 +108,10 @@ def logger_arguments(
     kind = class_path.rpartition(".")[2]
     if kind == "WandbLogger":
         return wandb_arguments(init_args, run_dir, stage)
+    if kind == "MLFlowLogger":
+        return mlflow_arguments(init_args, run_dir, stage)
     given = {name: value for name, value in init_args.items() if value is not None}
     cell = grid_record()
-    if kind == "MLFlowLogger":
-        own = f"{given.get('run_name', run_dir.name)}-{stage}"
-        tags = {"stage": stage, "group": cell.name if cell else run_dir.name}
-        return {**init_args, "run_name": own, "tags": {**tags, **(given.get("tags") or {})}}
     if kind not in {"TensorBoardLogger", "CSVLogger"}:
         return dict(init_args)
     folder = f"{cell.name}/{run_dir.name}" if cell else run_dir.name

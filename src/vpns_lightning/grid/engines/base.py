@@ -15,6 +15,7 @@ from vpns_lightning.base.errors import UserError
 
 # what tells a process that it is one of several of a job; a cell is a job of its own
 _RANKS = ("SLURM_", "PMI_", "PMIX_", "OMPI_", "TORCHELASTIC_", "MASTER_")
+THREADS = "OMP_NUM_THREADS"  # of torch on a CPU; another number of them rounds otherwise
 POLL = 0.1  # seconds between two looks at the processes
 _RANK_NAMES = {"RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
 
@@ -114,7 +115,7 @@ def core_limits(cores: int, gpus: int) -> dict[str, str]:
     """
     threads = max(cores // max(gpus, 1), 1)
     # threads that compute, and processes that load images
-    return {"OMP_NUM_THREADS": str(threads), "LOKY_MAX_CPU_COUNT": str(max(cores, 1))}
+    return {THREADS: str(threads), "LOKY_MAX_CPU_COUNT": str(max(cores, 1))}
 
 
 def launch(job: Job, extra: Mapping[str, str]) -> subprocess.Popen[bytes]:

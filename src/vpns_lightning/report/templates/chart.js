@@ -56,7 +56,9 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
   const labelled = [...curves, ...dense].filter((c) => c.points.length);
   const width = narrow.matches ? 380 : 520;
   const longest = Math.min(narrow.matches ? 16 : 26, Math.max(...labelled.map((c) => c.label.length)));
-  const box = { left: 52, right: width - 16 - longest * 6.3, top: 10, bottom: 276 };
+  // as high as the names at its right need
+  const bottom = Math.max(276, 16 + 12 * labelled.length);
+  const box = { left: 52, right: width - 16 - longest * 6.3, top: 10, bottom };
   const all = [...points, ...lines];
   let low = Math.min(...all.map((p) => p.mean - (p.std || 0)));
   let high = Math.max(...all.map((p) => p.mean + (p.std || 0)));
@@ -71,7 +73,7 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
   const toX = (v) => box.left + ((scale(v) - scale(first)) / (scale(last) - scale(first))) * (box.right - box.left);
   const toY = (v) => box.bottom - ((v - low) / (high - low)) * (box.bottom - box.top);
   const place = (p) => toX(names ? names.indexOf(p.x) : p.x);
-  const root = svg("svg", { viewBox: `0 0 ${width} 316`, role: "img", "aria-label": `${title}: ${y} against ${x}; the table below has the numbers` });
+  const root = svg("svg", { viewBox: `0 0 ${width} ${bottom + 40}`, role: "img", "aria-label": `${title}: ${y} against ${x}; the table below has the numbers` });
   for (const t of ticksOf(low, high)) {
     root.append(svg("line", { class: "grid", x1: box.left, x2: box.right, y1: toY(t), y2: toY(t) }));
     root.append(svg("text", { class: "soft", x: box.left - 6, y: toY(t) + 4, "text-anchor": "end" }, short(t)));
@@ -82,7 +84,7 @@ function chart({ title, x, y, names, levels, curves, dense = [], colors, full, l
     root.append(svg("text", { class: "soft", x: toX(at), y: box.bottom + 17, "text-anchor": "middle" }, text));
   }
   root.append(svg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }));
-  root.append(svg("text", { x: (box.left + box.right) / 2, y: 310, "text-anchor": "middle" }, x));
+  root.append(svg("text", { x: (box.left + box.right) / 2, y: bottom + 34, "text-anchor": "middle" }, x));
   root.append(svg("text", { transform: `translate(13 ${(box.top + box.bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, y));
   const ends = [];
   for (const curve of dense) for (const p of curve.points) {

@@ -44,12 +44,16 @@ function filters() {
   form.replaceChildren(group("dataset", "Data sets", data.datasets), group("method", "Methods", data.methods));
 }
 
+const NO_NUMBER = ["missing", "refused", "unknown", "none", "no run", ""];
+
 function table({ title, columns, rows, note }, keep = () => true, name = "") {
-  const head = el("tr", {}, ...columns.map((c) => el("th", { scope: "col" }, c)));
+  // words stand at the left, numbers at the right
+  const worded = columns.map((_, i) => i > 0 && rows.every((row) => Number.isNaN(parseFloat(row[i].text))) && rows.some((row) => !NO_NUMBER.includes(row[i].text)));
+  const head = el("tr", {}, ...columns.map((c, i) => el("th", { scope: "col", class: worded[i] ? "words" : null }, c)));
   const body = rows.filter(keep).map((row) => el("tr", {}, ...row.map((cell, i) => {
     const text = cell.bold ? el("strong", {}, cell.text) : cell.text;
     const lost = ["missing", "refused"].includes(cell.text);
-    return i ? el("td", lost ? { class: "lost" } : {}, text) : el("th", { scope: "row" }, text);
+    return i ? el("td", { class: lost ? "lost" : worded[i] ? "words" : null }, text) : el("th", { scope: "row" }, text);
   })));
   if (!body.length) return "";
   const inner = el("table", { "data-table": name }, el("caption", {}, title), el("thead", {}, head), el("tbody", {}, ...body));
@@ -76,6 +80,16 @@ function figure(exhibit) {
     ...tables,
     ...differences,
   ];
+}
+
+// drawn of all runs beforehand, so the choices above do not change it
+function further(picture) {
+  const files = picture.files.map((file) => el("a", { href: file }, file));
+  const links = el("p", { class: "soft" }, "Files beside this page: ", ...files.flatMap((file, i) => (i ? [", ", file] : [file])));
+  if (!picture.picture) return [el("p", { class: "soft" }, picture.said), links];
+  const image = el("img", { src: picture.picture, alt: picture.alt, class: picture.wide ? "wide" : null });
+  const frame = el("div", { class: "picture", tabindex: 0, role: "region", "aria-label": picture.title }, image);
+  return [el("figure", {}, frame, el("figcaption", { class: "soft" }, `${picture.said} Of all runs, whatever is chosen above.`)), links];
 }
 
 const plainTables = (exhibit) => exhibit.tables.map((t) => table(t, (row) => {
@@ -126,12 +140,14 @@ function commands() {
 function lacking() {
   return [
     warning(`${data.broken.length} files could not be read and were left out`, data.broken.map((b) => `${b.path}: ${b.reason}`)),
+    ...data.notes.map((note) => el("p", { class: "soft" }, note)),
     data.lacking.length ? table({ title: "Of the paper, without runs here", columns: ["id", "what", "how to make it"], rows: data.lacking.map((r) => r.map((text) => ({ text }))), note: "" }) : el("p", {}, "Every figure and table of the paper has runs here."),
   ];
 }
 
 const sections = [
   ...data.exhibits.map((e) => ({ id: e.id, title: e.title, tag: e.id, body: () => (e.panels.length ? figure(e) : plainTables(e)) })),
+  ...data.further.map((picture) => ({ id: picture.id, title: picture.title, body: () => further(picture) })),
   { id: "cost", title: "Cost against accuracy", body: cost },
   { id: "layers", title: "Sparsity of each layer", body: layers },
   { id: "commands", title: "Commands", body: commands },

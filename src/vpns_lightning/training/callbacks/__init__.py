@@ -11,6 +11,7 @@ from vpns_lightning.training.callbacks.hand_off import (
 from vpns_lightning.training.callbacks.monitor import SparsityMonitor
 from vpns_lightning.training.callbacks.processes import CountProcesses, check_processes
 from vpns_lightning.training.callbacks.progress import StageProgress
+from vpns_lightning.training.callbacks.prompts import KeepPrompts
 from vpns_lightning.training.callbacks.signals import SignalGuard
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CountProcesses",
     "EpochCheckpoint",
     "FreezeMasks",
+    "KeepPrompts",
     "SignalGuard",
     "SparsityMonitor",
     "StageClock",

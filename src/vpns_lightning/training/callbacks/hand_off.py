@@ -22,6 +22,7 @@ from vpns_lightning.runs.settings import schedule, training
 from vpns_lightning.sparsity import unbake
 from vpns_lightning.stages import MaskFinding, Stage
 from vpns_lightning.training.callbacks.processes import CountProcesses
+from vpns_lightning.training.callbacks.prompts import keep_prompt
 
 Evaluate: TypeAlias = Callable[[PromptedClassifier], Accuracy]
 
@@ -62,13 +63,15 @@ class FreezeMasks(pl.Callback):
         path: The hand-off file.
         run: What is known of the run before this stage.
         evaluate: Measures the network on the test images, on the first process alone.
+        prompts: The file of prompts, which gets what is handed on.
 
     Attributes:
         done: The hand-off is written.
     """
 
-    def __init__(self, path: Path, run: RunSoFar, evaluate: Evaluate) -> None:
+    def __init__(self, path: Path, run: RunSoFar, evaluate: Evaluate, prompts: Path) -> None:
         self.path = path
+        self.prompts = prompts
         self.run = run
         self.evaluate = evaluate
         self.done = False
@@ -87,6 +90,8 @@ class FreezeMasks(pl.Callback):
         synchronise(pl_module.network)
         record = stage_costs(trainer, pl_module)
         if trainer.is_global_zero:
+            # before the hand-off, which says that the stage is over
+            keep_prompt(self.prompts, pl_module, int(record.epochs or 0))
             hand_on(self.path, pl_module, self.run, record, self.evaluate)
         trainer.strategy.barrier("hand-off")
         self.done = True

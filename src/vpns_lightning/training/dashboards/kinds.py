@@ -145,9 +145,12 @@ class MLFlowDashboard(Dashboard[MLFlowLogger]):
     """MLflow: parameters, tags, images and files as artifacts of its run."""
 
     def describe(self, facts: Facts) -> None:
-        """Set parameters and tags."""
+        """Set parameters and tags; a run that goes on keeps the parameters it has begun with."""
         super().describe(facts)
-        self.logger.log_hyperparams(facts.config)
+        client, run_id = self.logger.experiment, str(self.logger.run_id)
+        client.update_run(run_id, "RUNNING")
+        known = client.get_run(run_id).data.params  # MLflow refuses to change one
+        self.logger.log_hyperparams({k: v for k, v in facts.config.items() if k not in known})
         for key, value in facts.headline.items():
             self.logger.experiment.set_tag(self.logger.run_id, key, value)
 
