@@ -16,7 +16,7 @@ from torchvision import models
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.data import VERBS
-from vpns_lightning.commands.diagnosis import CLASSES, offered
+from vpns_lightning.commands.named_classes import CLASSES, offered
 
 SHELLS = ("bash", "zsh")
 # an option as a help lists it: short name, name, and what stands in place of its value

@@ -1,52 +1,34 @@
 """What is wrong with a command line or config: which key, which value, what is allowed."""
 
-import inspect
-import sys
 import types
 from collections import abc
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins import LayerSync, Precision
-from lightning.pytorch.profilers import Profiler
+from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vpns_lightning.base.errors import UserError, nearest
-from vpns_lightning.base.trust import REFUSED
-from vpns_lightning.data import ImageData
-from vpns_lightning.network import LabelMapping, Prompt, PromptedClassifier
-from vpns_lightning.pruners import Pruner
+from vpns_lightning.commands.named_classes import (
+    CLASSES,
+    classes,
+    handed_to,
+    offered,
+    options_of,
+    required,
+)
+from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.stages import STAGES
-from vpns_lightning.stages.averaging import WeightAverage
 from vpns_lightning.training.machine import ELSEWHERE, PRECISIONS, PROFILERS
 
 SECTIONS: dict[str, type] = {
     "network": PromptedClassifier,
     **STAGES,
     "trainer": Trainer,
-}
-# the last part of a key that names a class, and what the class must be one of
-CLASSES: dict[str, tuple[type, ...]] = {
-    "data": (ImageData,),
-    "pruner": (Pruner,),
-    "prompt": (Prompt,),
-    "mapping": (LabelMapping,),
-    "optimizer": (Optimizer,),
-    "lr_scheduler": (LRScheduler,),
-    "loss": (_Loss,),
-    "average": (WeightAverage,),
-    "logger": (Logger,),
-    "callbacks": (Callback,),
-    "profiler": (Profiler,),
-    "plugins": (Precision, ClusterEnvironment, CheckpointIO, LayerSync),
 }
 SEVERAL = ("logger", "callbacks", "plugins")  # keys that take a list of classes too
 TOP = {"seed_everything": int, "log_artifacts": bool, "other_processes": bool}
@@ -57,7 +39,6 @@ ELSEWHERE_AT_TOP = {
     "lr_scheduler": "each stage has its own: find.lr_scheduler, tune.lr_scheduler",
 }
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-SOURCES = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) -> UserError:
@@ -76,7 +57,7 @@ def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
         if problem:
             return UserError(problem)
     for key, cls in chosen.items():
-        needed = _required(cls) - {name.removeprefix(f"{key}.") for name, _ in given}
+        needed = required(cls) - {name.removeprefix(f"{key}.") for name, _ in given}
         needed -= {name.removeprefix(f"{key}.init_args.") for name, _ in given}
         if needed:
             one = min(needed)
@@ -85,40 +66,6 @@ def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
                 f"or in a config {one} under init_args"
             )
     return UserError(" ".join(message.split()))
-
-
-def classes(bases: Sequence[type[Any]]) -> dict[str, type]:
-    """Return the concrete subclasses of ``bases`` that are imported, by the names configs use."""
-    found: dict[str, type] = {}
-    for base in bases:
-        found |= classes(base.__subclasses__())
-        for child in base.__subclasses__():
-            if not inspect.isabstract(child) and not child.__name__.startswith("_"):
-                found[child.__name__] = child
-    return found
-
-
-def offered(bases: Sequence[type[Any]]) -> dict[str, type]:
-    """Return those of :func:`classes` that a user would name.
-
-    Of the parts of a Trainer, which this project has for itself alone, they are what Lightning
-    exports, and what plug-ins bring.
-    """
-    found = classes(bases)
-    if not bases[0].__module__.startswith("lightning."):
-        return found
-    return {name: cls for name, cls in found.items() if _is_part(cls)}
-
-
-def _is_part(cls: type) -> bool:
-    """Return whether Lightning exports a part of a Trainer that a config may name."""
-    parts = cls.__module__.split(".")
-    if parts[0] != "lightning":
-        return parts[0] != "vpns_lightning"
-    packages = [".".join(parts[:depth]) for depth in range(3, len(parts))]
-    exporting = [p for p in packages if cls.__name__ in getattr(sys.modules[p], "__all__", ())]
-    refused = any(f"{package}.{cls.__name__}" in REFUSED for package in packages)
-    return bool(exporting) and not refused and not cls.__name__.startswith("Base")
 
 
 def _problem(key: str, value: object, known: set[str], chosen: dict[str, type]) -> str | None:
@@ -216,7 +163,7 @@ def _of_listed(key: str, item: object) -> str | None:
     options = item.get("init_args") or {} if isinstance(item, Mapping) else {}
     for name, value in options.items():
         problem = problem or _of_option(key, chosen[key], name, value)
-    missing = _required(chosen[key]) - options.keys()
+    missing = required(chosen[key]) - options.keys()
     if missing and not problem:
         needed = ", ".join(sorted(missing))
         return f"{key}: {chosen[key].__name__} needs {needed} under init_args"
@@ -225,7 +172,7 @@ def _of_listed(key: str, item: object) -> str | None:
 
 def _of_option(key: str, cls: type, name: str, value: object) -> str | None:
     """Return what is wrong with an argument of a class."""
-    allowed = {each: kind for each, kind in options_of(cls).items() if each not in _handed(cls)}
+    allowed = {each: kind for each, kind in options_of(cls).items() if each not in handed_to(cls)}
     if name in allowed:
         return _unfit(cls, name, f"{key}.{name}", value)
     listed = f"allowed: {', '.join(sorted(allowed))}" if allowed else "it takes none"
@@ -234,47 +181,6 @@ def _of_option(key: str, cls: type, name: str, value: object) -> str | None:
 
 def _listed(names: Mapping[str, object]) -> str:
     return ", ".join(sorted(names))
-
-
-def options_of(cls: type) -> dict[str, Any]:
-    """Return the arguments of a class with their annotations, those it passes on included."""
-    options: dict[str, Any] = {}
-    for owner in cls.__mro__:
-        own = inspect.signature(owner).parameters if "__init__" in vars(owner) else {}
-        hints = _hints(owner) if own else {}
-        options = {
-            name: hints.get(name, Any)
-            for name, parameter in own.items()
-            if parameter.kind not in SOURCES
-        } | options
-        passes_on = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in own.values())
-        if own and not passes_on:
-            break
-    return options
-
-
-def _required(cls: type) -> set[str]:
-    """Return the arguments that a class has no default for, but for what a stage hands it."""
-    return {
-        name
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.default is inspect.Parameter.empty and parameter.kind not in SOURCES
-    } - _handed(cls)
-
-
-def _handed(cls: type) -> set[str]:
-    """Return the arguments that a stage hands a class."""
-    handed = {Optimizer: "params", LRScheduler: "optimizer"}
-    return {name for base, name in handed.items() if issubclass(cls, base)}
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    # some are imported for the type checker alone, mostly these
-    names = {name: getattr(abc, name) for name in abc.__all__}
-    try:
-        return get_type_hints(cls.__init__, localns=names)  # type: ignore[misc]  # of a class
-    except (NameError, TypeError):
-        return {}
 
 
 def _unfit(owner: type, name: str, key: str, value: object) -> str | None:

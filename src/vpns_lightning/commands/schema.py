@@ -19,8 +19,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import write_text
-from vpns_lightning.commands.diagnosis import CLASSES, offered, options_of
 from vpns_lightning.commands.keys import HEADINGS, SHARES, add_seed
+from vpns_lightning.commands.named_classes import CLASSES, offered, options_of
 from vpns_lightning.grid.file import KEYS, METHOD_KEYS
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.stages import STAGES, SubnetworkTuning
