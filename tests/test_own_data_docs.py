@@ -77,6 +77,13 @@ def test_the_data_sets_of_the_page_come_through_one_door(
     assert data.num_classes == (3 if name == "beans" else max(data.split("train").labels) + 1)
 
 
+def test_all_code_of_the_page_is_run_here() -> None:
+    code = [text for name, text in BLOCKS if name == "python"]
+    assert len(code) == 3
+    for part in ("MNIST", "beans", "# birds.py"):
+        assert block("python", part) in code
+
+
 def test_the_page_names_every_field_of_a_split() -> None:
     fields = set(Split.__dataclass_fields__) - {"exif_rotation"}
     assert all(f"| `{field}` |" in PAGE for field in fields)

@@ -93,14 +93,31 @@ def test_numbered_folders_of_all_classes_are_not_downloaded_again(
     assert str(caught.value).endswith(f"--data ImageFolder --data.root {folder}")
 
 
-@pytest.mark.parametrize("classes", [3, 101])
-def test_numbered_folders_of_other_classes_are_another_data_set(
-    classes: int, tmp_path: Path
-) -> None:
-    for part in ("train", "test"):
+def number_folders(folder: Path, classes: int) -> None:
+    for part in ("train", "valid"):
         for label in range(1, classes + 1):
-            (tmp_path / "dataset" / part / str(label)).mkdir(parents=True)
-    assert not data.Flowers102.layout.begun(tmp_path, 102)
+            (folder / part / str(label)).mkdir(parents=True)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("place", ["dataset", "flower_data", "flowers/dataset"])
+def test_some_classes_of_kaggle_s_flowers_are_not_downloaded_beside(
+    place: str, tmp_path: Path
+) -> None:
+    number_folders(tmp_path / place, 3)
+    with pytest.raises(UserError, match=rf"--data ImageFolder --data\.root .+/{place}$"):
+        build("Flowers102", tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("Flowers102", 3), ("Flowers102", 101), ("CIFAR10", 10)]
+)
+def test_numbered_folders_of_other_classes_are_another_data_set(
+    name: str, classes: int, tmp_path: Path
+) -> None:
+    number_folders(tmp_path / "mnist", classes)
+    module = build(name, tmp_path)
+    assert not module.layout.begun(tmp_path, module.num_classes)
 
 
 @pytest.mark.usefixtures("no_network")

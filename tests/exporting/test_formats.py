@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,11 +64,11 @@ def execute(folder: Path, names: dict[str, Any], *numbers: int) -> None:
         os.chdir(before)
 
 
-PLAIN, FACTS, CUT, COMPACT, GRAPHS, MASKS, PROMPTED = range(7)
+PLAIN, FACTS, CUT, COMPACT, GRAPHS, HUB, MASKS, PROMPTED = range(8)
 
 
 def test_the_page_has_the_blocks_that_are_run_here() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
 
 
 @torch.no_grad()
@@ -139,6 +140,17 @@ def test_graphs_are_read_as_the_page_says(tmp_path: Path, images: Tensor) -> Non
     execute(tmp_path, names, GRAPHS)
     for logits in (names["logits_pt2"], torch.from_numpy(names["logits_onnx"])):
         torch.testing.assert_close(logits, network(images), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_folder_of_the_hub_is_read_as_the_page_says(tmp_path: Path, images: Tensor) -> None:
+    network = finished_network()
+    run = write_folder(tmp_path / "run", network, method="VPNs", test_accuracy=0.8, test_images=360)
+    cli.main(["export", "--run", str(run), "--output", f"{tmp_path / 'folder'}/"])
+    hub = SimpleNamespace(snapshot_download=lambda _: str(tmp_path / "folder"))
+    names: dict[str, Any] = {"vpns": vpns, "huggingface_hub": hub}
+    execute(tmp_path, names, HUB)
+    torch.testing.assert_close(names["network"](images), network(images), rtol=1e-4, atol=1e-5)
 
 
 def test_packing_against_a_hand_packed_tensor() -> None:

@@ -17,6 +17,7 @@ SEARCHED = 20  # folders at most, in each
 # what the folders of many data sets hold: these names alone tell none of them
 COMMON = {"train", "val", "valid", "validation", "test", "meta", "images", "labels"}
 TESTS = {"test", "val", "valid", "validation"}
+DIGITS = 10  # numbered folders, which are those of written digits
 Ways: TypeAlias = tuple[tuple[str, ...], ...]
 
 
@@ -46,6 +47,7 @@ class Layout:
         places: Folders below the root, any of which they may lie in, the official one first; ``*``
             is the root's only folder. An official one that has a name is also looked for in every
             folder below the root, and so is what lies in it, where its names tell the data set.
+        numbered: Names of folders in which others distribute it, its classes numbered.
     """
 
     needed: tuple[str, ...]
@@ -53,6 +55,7 @@ class Layout:
     downloadable: bool = False
     alternatives: Ways = ()
     places: tuple[str, ...] = ("",)
+    numbered: tuple[str, ...] = ()
 
     def find(self, root: Path) -> Found | None:
         """Return where the data set lies under ``root``, looking at the official place first.
@@ -79,7 +82,7 @@ class Layout:
 
         Args:
             root: Folder given by the user.
-            num_classes: Of the data set; folders of training images that are numbered up to it are
+            num_classes: Of the data set; as many folders of training images that are numbered are
                 taken for its classes.
         """
         places = {place for place in self.places if place not in {"", "*"}}
@@ -89,7 +92,10 @@ class Layout:
             places |= {path.partition("/")[0] for way in self._ways for path in way}
         if self._nearest(root)[1] or any(_has_content(root / place) for place in places):
             return True
-        return any(_is_numbered(folder / "train", num_classes) for folder in _sorted_images(root))
+        return any(
+            _is_numbered(folder / "train", num_classes, some_do=folder.name in self.numbered)
+            for folder in _sorted_images(root)
+        )
 
     def refusal(self, root: Path) -> str:
         """Return what was expected and what is there instead, and what to do."""
@@ -215,11 +221,13 @@ def _sorted_images(root: Path) -> Iterator[Path]:
             yield folder
 
 
-def _is_numbered(folder: Path, count: int) -> bool:
+def _is_numbered(folder: Path, count: int, *, some_do: bool) -> bool:
     """Return whether a folder holds those of so many classes, numbered from 0 or 1."""
     names = {path.name.lstrip("0") or "0" for path in _folders(folder)}
     numbers = [{str(first + index) for index in range(count)} for first in (0, 1)]
-    return count > 0 and names in numbers
+    if some_do:
+        return bool(names) and any(names <= each for each in numbers)
+    return count > DIGITS and names in numbers
 
 
 def _name(path: str) -> str:

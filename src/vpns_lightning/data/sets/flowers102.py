@@ -29,6 +29,7 @@ class Flowers102(ImageData):
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         downloadable=True,
         places=("flowers-102", "flowers-102/flowers-102", "", "oxford_flowers", "102flowers"),
+        numbered=("dataset", "flower_data"),  # of Kaggle, and of the challenge it is from
     )
 
     def __init__(self, root: str = "data", *, batch_size: int = 128, **kwargs: Any) -> None:
