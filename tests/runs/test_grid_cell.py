@@ -44,7 +44,7 @@ def test_a_cell_with_a_shared_warm_up_ends_as_one_with_its_own(
     told(monkeypatch, "second", shared)
     second = Parts(sparsity=0.9).fit(tmp_path / "second")
     assert second["stages"]["warmup"]["reused_from"] == "first"
-    for file in ("handoff.safetensors", "masks.safetensors"):
+    for file in ("handoff.safetensors", "masks.safetensors", "prompts.safetensors"):
         assert same(tmp_path / "second" / file, tmp_path / "own" / file)
     metrics = [(tmp_path / name / "metrics.csv").read_text() for name in ("own", "second")]
     assert metrics[0] == metrics[1]

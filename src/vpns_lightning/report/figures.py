@@ -35,10 +35,7 @@ def draw(exhibit: Exhibit, folder: Path, look: Look = LOOKS["screen"]) -> list[P
     name = exhibit.definition.file
     files = write_figure(lambda: _figure(exhibit, look), folder, name, look)
     if not look.titled:
-        title = exhibit.definition.title
-        if stand_close(plots_of(exhibit.panels), look) and common_title(exhibit):
-            title += f", {common_title(exhibit)}"
-        caption = f"{title}. {_said(exhibit)}."
+        caption = f"{_title(exhibit, look)}. {_said(exhibit)}."
         write_text(folder / f"{name}.caption.txt", caption + "\n")
         files.append(folder / f"{name}.caption.txt")
     return files
@@ -103,7 +100,7 @@ def _figure(exhibit: Exhibit, look: Look) -> Any:
     _share_heights(list(axes.flat), plots)
     top = 0.05 * scale
     if look.titled:
-        text = exhibit.definition.title
+        text = _title(exhibit, look)
         figure.suptitle(text, fontsize=11 * scale, y=1 - 0.08 * scale / height, va="top")
         caption = _caption(exhibit, width, scale)
         place = (0.06 / width, 0.06 / height)
@@ -210,6 +207,13 @@ def _legend(figure: Any, styles: dict[str, Style], per_line: int, top: float, lo
         ncols=per_line,
         handlelength=HANDLE,
     )
+
+
+def _title(exhibit: Exhibit, look: Look) -> str:
+    """Return the title, with what is not said above each of many small panels."""
+    close = stand_close(plots_of(exhibit.panels), look)
+    where = common_title(exhibit) if close else ""
+    return ", ".join(filter(None, [exhibit.definition.title, where]))
 
 
 def _said(exhibit: Exhibit) -> str:

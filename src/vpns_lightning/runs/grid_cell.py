@@ -57,9 +57,10 @@ def take_warmup(run: RunFolder) -> str | None:
             raise UserError(f"{shared} is of stage {about.stage!r}, not of a warm-up")
         source = about.shared_by or "another cell"
         reused = msgspec.structs.replace(about.stages["warmup"], reused_from=source)
-        if (folder / run.metrics.name).is_file():
-            with whole_file(run.metrics) as temporary:
-                shutil.copyfile(folder / run.metrics.name, temporary)
+        for file in (run.metrics, run.prompts):
+            if (folder / file.name).is_file():
+                with whole_file(file) as temporary:
+                    shutil.copyfile(folder / file.name, temporary)
         copy_network(
             shared,
             run.handoff,
@@ -77,9 +78,10 @@ def share_warmup(run: RunFolder) -> None:
     folder, told = _shared(), _told()
     if folder is None or told is None or (folder / run.handoff.name).is_file():
         return
-    if run.metrics.is_file():
-        with whole_file(folder / run.metrics.name) as temporary:
-            shutil.copyfile(run.metrics, temporary)
+    for file in (run.metrics, run.prompts):
+        if file.is_file():
+            with whole_file(folder / file.name) as temporary:
+                shutil.copyfile(file, temporary)
     # last: it is what the other cells look for
     copy_network(run.handoff, folder / run.handoff.name, shared_by=told.cell)
 
