@@ -95,6 +95,18 @@ def test_one_method_or_one_seed_alone_has_no_table() -> None:
     assert difference_table(panel_of(result("VPNs", seed=7), result("VPNs", seed=9))) is None
 
 
+def test_no_difference_has_no_sign_of_rounding() -> None:
+    table = difference_table(
+        panel_of(
+            # a whole is not the sum of its parts in floating point: 0.3 - (0.1 + 0.2) < 0
+            *(result("VPNs", 0.9, seed, accuracy=0.3) for seed in (7, 9)),
+            *(result("OMP", 0.9, seed, accuracy=0.1 + 0.2) for seed in (7, 9)),
+        )
+    )
+    assert table is not None
+    assert table.rows[0][1].text == "+0.00 [+0.00, +0.00] (2)"
+
+
 def test_a_report_has_the_differences_of_any_two_methods_as_csv_and_the_tables(
     tmp_path: Path,
 ) -> None:

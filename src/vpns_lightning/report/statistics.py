@@ -124,7 +124,7 @@ def _lines(panel: Panel) -> Iterator[tuple[Any, ...]]:
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:z.4f}"
 
 
 def _at(first: Curve, second: Curve, level: object) -> Difference | None:
@@ -148,7 +148,7 @@ def _by_seed(point: Point) -> dict[int, float]:
 def _cell(found: Difference | None) -> Cell:
     if found is None:
         return Cell("none")
-    text = f"{found.mean:+.2f}"
+    text = f"{found.mean:+z.2f}"
     if found.low is not None and found.high is not None:
-        text += f" [{found.low:+.2f}, {found.high:+.2f}]"
+        text += f" [{found.low:+z.2f}, {found.high:+z.2f}]"
     return Cell(f"{text} ({len(found.seeds)})", bold=found.verdict != "undecided")
