@@ -241,7 +241,7 @@ REFUSED = [
     ({"backbone": "squeezenet11"}, "did you mean 'squeezenet1_1'"),
     ({"data": "CIFAR100"}, "maps 10 classes, but the data set has 100"),
     ({"data.input_size": "48"}, "set data.input_size to at most 40"),
-    ({"prompt": "square"}, "prompt"),
+    ({"prompt": "square"}, "'square'"),
 ]
 
 

@@ -38,7 +38,7 @@ def parse(
         UserError: The arguments or a config are wrong, or a config names a class of a package that
             is not trusted.
     """
-    given = with_present_names(import_plugins(arguments))
+    given = with_present_names(import_plugins(arguments), keys or parser)
     guard()
     for path in taken(given, CONFIG)[0]:
         if not path.lstrip().startswith("{"):
@@ -51,15 +51,22 @@ def parse(
         raise explained(str(error), keys or parser, given) from None
 
 
-def with_present_names(arguments: Sequence[str]) -> list[str]:
-    """Return a command line whose options and configs use the present names of keys."""
+def with_present_names(arguments: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """Return a command line whose options and configs use the present names of a parser's keys."""
     present = changed(arguments, CONFIG, lambda path: [f"--config={_config_of_today(path)}"])
     for old, new in RENAMED_STAGES.items():
         for place, word in enumerate(present):
-            if re.match(rf"--{old}([.=]|$)", word):
+            # vpns import has an option --prompt that is no stage
+            if re.match(rf"--{old}([.=]|$)", word) and has_section(parser, new):
                 note(f"{old} is called {new} now: --{new}")
                 present[place] = word.replace(old, new, 1)
     return present
+
+
+def has_section(parser: ArgumentParser, name: str) -> bool:
+    """Return whether keys of a parser lie in a section of this name."""
+    known = parser.get_defaults(skip_validation=True).keys()
+    return any(key.startswith(f"{name}.") for key in known)
 
 
 def changed(
