@@ -87,7 +87,7 @@ def write_inputs(folder: Path) -> None:
     Checkpoint(squeezenet1_1(), classes=100, density=0.1, region=region, drop=True).save(
         folder / "best.pth"
     )
-    for seed, name in enumerate(("rank_search", "rank", "fig7_mini")):
+    for seed, name in enumerate(("rank_steps", "rank", "fig7_mini")):
         write(folder / "grids" / "runs" / name, result(grid="fig7_mini", seed=seed))
     write(folder / "grids" / "example_results", result())
 
