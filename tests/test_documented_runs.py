@@ -123,7 +123,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         changed.setattr("sys.path", list(sys.path))
         changed.setattr(trust, "_named", set())
         changed.setattr(vpns.CIFAR100, "counts", None)
-        changed.setenv("WANDB_MODE", "disabled")
+        changed.setenv("WANDB_MODE", "offline")  # one session of W&B serves all tests
         write_inputs(folder)
         failed = run(["fit", "--config", "quickstart"])
         copy_runs(folder)
