@@ -51,6 +51,15 @@ def write_figure(make: Callable[[], Any], folder: Path, name: str, look: Look) -
     return files
 
 
+def legend_handle(label: str, style: Style, look: Look) -> Any:
+    """Return what stands for a method in a legend."""
+    from matplotlib.lines import Line2D
+
+    line = Line2D([], [], label=label, color=style.color, marker=style.marker)
+    line.set(linestyle=DASHES[style.dash], markersize=look.marker, linewidth=look.line)
+    return line
+
+
 def draw_curve(axes: Any, curve: Curve, panel: Panel, style: Style, look: Look) -> None:
     """Draw a curve, broken where a level has no run; hollow where a seed is missing."""
     names = [level for level in panel.levels if isinstance(level, str)]

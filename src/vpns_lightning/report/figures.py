@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.files import write_text
-from vpns_lightning.report.drawing import HANDLE, draw_curve, draw_dots, unbroken, write_figure
+from vpns_lightning.report.drawing import (
+    HANDLE,
+    draw_curve,
+    draw_dots,
+    legend_handle,
+    unbroken,
+    write_figure,
+)
 from vpns_lightning.report.panels import Exhibit
 from vpns_lightning.report.plots import Plot, common_title, plots_of, stand_close
 from vpns_lightning.report.styles import DASHES, LOOKS, Look, Style, styles_of
@@ -32,22 +39,24 @@ def draw(exhibit: Exhibit, folder: Path, look: Look = LOOKS["screen"]) -> list[P
     Returns:
         The files.
     """
-    name = exhibit.definition.file
-    files = write_figure(lambda: _figure(exhibit, look), folder, name, look)
+    name, title = exhibit.definition.file, exhibit.definition.title
+    plots = plots_of(exhibit.panels)
+    where = common_title(exhibit) if stand_close(plots, look) else ""
+    if where:  # said once, not above each of many small panels
+        title = f"{title}, {where}"
+        plots = [replace(plot, named=False) for plot in plots]
+    files = write_figure(lambda: _figure(exhibit, plots, title, look), folder, name, look)
     if not look.titled:
-        caption = f"{_title(exhibit, look)}. {_said(exhibit)}."
+        caption = f"{title}. {_said(exhibit)}."
         write_text(folder / f"{name}.caption.txt", caption + "\n")
         files.append(folder / f"{name}.caption.txt")
     return files
 
 
-def _figure(exhibit: Exhibit, look: Look) -> Any:
+def _figure(exhibit: Exhibit, plots: Sequence[Plot], heading: str, look: Look) -> Any:
     from matplotlib.figure import Figure
 
-    plots, scale = plots_of(exhibit.panels), look.scale
-    close = stand_close(plots, look)
-    if close and common_title(exhibit):
-        plots = [replace(plot, named=False) for plot in plots]
+    scale, close = look.scale, stand_close(plots, look)
     together = [plot for plot in plots if close or (not plot.focus and not plot.dots)]
     curves = [c for plot in together for c in (*plot.panel.dense, *plot.panel.curves)]
     curves += [c for plot in plots if plot.focus for c in plot.panel.dense]
@@ -100,8 +109,7 @@ def _figure(exhibit: Exhibit, look: Look) -> Any:
     _share_heights(list(axes.flat), plots)
     top = 0.05 * scale
     if look.titled:
-        text = _title(exhibit, look)
-        figure.suptitle(text, fontsize=11 * scale, y=1 - 0.08 * scale / height, va="top")
+        figure.suptitle(heading, fontsize=11 * scale, y=1 - 0.08 * scale / height, va="top")
         caption = _caption(exhibit, width, scale)
         place = (0.06 / width, 0.06 / height)
         figure.text(*place, caption, fontsize=6.5 * scale, color="#555555")
@@ -184,22 +192,14 @@ def _draw_plot(axes: Any, plot: Plot, styles: dict[str, Style], look: Look) -> N
     elif not any(curve.points for curve in panel.curves):
         axes.set(xticks=[], **({} if any(c.points for c in panel.dense) else {"yticks": []}))
     if plot.focus:
-        handles = [_handle(label, styles[label], look) for label in plot.focus]
+        handles = [legend_handle(label, styles[label], look) for label in plot.focus]
         room = {"fontsize": font - 1.5, "frameon": False, "handlelength": HANDLE}
         axes.legend(handles=handles, loc="best", **room)
 
 
-def _handle(label: str, style: Style, look: Look) -> Any:
-    from matplotlib.lines import Line2D
-
-    line = Line2D([], [], label=label, color=style.color, marker=style.marker)
-    line.set(linestyle=DASHES[style.dash], markersize=look.marker, linewidth=look.line)
-    return line
-
-
 def _legend(figure: Any, styles: dict[str, Style], per_line: int, top: float, look: Look) -> None:
     figure.legend(
-        handles=[_handle(label, style, look) for label, style in styles.items()],
+        handles=[legend_handle(label, style, look) for label, style in styles.items()],
         loc="upper center",
         frameon=False,
         fontsize=look.font - 0.5,
@@ -207,13 +207,6 @@ def _legend(figure: Any, styles: dict[str, Style], per_line: int, top: float, lo
         ncols=per_line,
         handlelength=HANDLE,
     )
-
-
-def _title(exhibit: Exhibit, look: Look) -> str:
-    """Return the title, with what is not said above each of many small panels."""
-    close = stand_close(plots_of(exhibit.panels), look)
-    where = common_title(exhibit) if close else ""
-    return ", ".join(filter(None, [exhibit.definition.title, where]))
 
 
 def _said(exhibit: Exhibit) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.files import write_text
-from vpns_lightning.report.drawing import HANDLE, write_figure
+from vpns_lightning.report.drawing import HANDLE, legend_handle, write_figure
 from vpns_lightning.report.further_marks import (
     LETTER,
     draw_costs,
@@ -31,12 +31,12 @@ from vpns_lightning.report.series import (
     prompt_norms,
     prompts,
 )
-from vpns_lightning.report.styles import DASHES, Look, Style, styles_of
+from vpns_lightning.report.styles import Look, Style, styles_of
+from vpns_lightning.runs.folder import PROMPTS
 
 # inches of a panel at the size of a screen, with what is around it
 WIDTH, HEIGHT, LEGEND_LINE, HEAD = 4.6, 3.4, 0.22, 0.5
 WIDE_PANELS = 3
-PROMPTS = "prompts.safetensors"
 
 
 def _curve_height(series: Series, width: float, scale: float) -> float:
@@ -127,11 +127,13 @@ def unseen_prompts(runs: Sequence[Run]) -> str:
 
 def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) -> Any:
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     scale = look.scale
     labels = list(dict.fromkeys(label for _, series in panels for label in series))
-    styles = styles_of(labels)
+    styles = {
+        label: style._replace(marker=style.marker or "o")
+        for label, style in styles_of(labels).items()
+    }
     wide = 2.0 if figure.wide else 1.0
     width = look.width or scale * WIDTH * wide * min(len(panels), 1 if figure.wide else 3)
     columns = max(1, min(len(panels), round(width / (scale * WIDTH * wide))))
@@ -161,12 +163,7 @@ def _sheet(figure: Further, panels: Sequence[tuple[str, Series]], look: Look) ->
         said = textwrap.fill(figure.said, round(width * 20 / scale))
         sheet.supxlabel(said, x=0.01, ha="left", **small)
     if figure.legend:
-        handles = []
-        for label in labels:
-            style = styles[label]
-            line = Line2D([], [], label=label, color=style.color, marker=style.marker or "o")
-            line.set(linestyle=DASHES[style.dash], markersize=look.marker, linewidth=look.line)
-            handles.append(line)
+        handles = [legend_handle(label, style, look) for label, style in styles.items()]
         where, size = "outside upper center", look.font - 0.5
         legend: dict[str, Any] = {"ncols": per_line, "frameon": False, "fontsize": size}
         legend["handlelength"] = HANDLE

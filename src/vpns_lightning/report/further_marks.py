@@ -36,7 +36,7 @@ def draw_gains(axes: Any, series: Series, styles: dict[str, Style], look: Look) 
         for x, (_, found) in zip(xs, pairs, strict=True):
             face = style.color if found.low is not None else "white"
             size = {"markersize": look.marker, "markerfacecolor": face}
-            axes.plot(x, found.mean, style.marker or "o", color=style.color, **size)
+            axes.plot(x, found.mean, style.marker, color=style.color, **size)
             if found.low is not None:
                 axes.vlines(x, found.low, found.high, color=style.color, linewidth=look.line)
     sparsities = [x for pairs in series.values() for x, _ in pairs]
@@ -57,7 +57,7 @@ def draw_densities(axes: Any, series: Series, styles: dict[str, Style], look: Lo
     for label, layers in series.items():
         style = styles[label]
         points = [(names.index(name), value) for name, value in layers.items() if value > 0]
-        look_of = {"color": style.color, "marker": style.marker or "o", "alpha": 0.9}
+        look_of = {"color": style.color, "marker": style.marker, "alpha": 0.9}
         sizes = {"markersize": 0.8 * look.marker, "linewidth": 0.5 * look.line}
         if points:
             axes.plot(*zip(*points, strict=True), linestyle=DASHES[style.dash], **look_of, **sizes)
@@ -103,7 +103,7 @@ def draw_norms(axes: Any, series: Series, styles: dict[str, Style], look: Look) 
     """Draw the norm of each method's prompt over the epochs."""
     for label, points in series.items():
         style = styles[label]
-        marks = {"marker": style.marker or "o", "markersize": 0.8 * look.marker}
+        marks = {"marker": style.marker, "markersize": 0.8 * look.marker}
         line = {"color": style.color, "linewidth": look.line, "linestyle": DASHES[style.dash]}
         axes.plot(*zip(*points, strict=True), **marks, **line)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -172,7 +172,7 @@ def draw_costs(axes: Any, series: Series, styles: dict[str, Style], look: Look) 
         style = styles[label]
         face = "white" if style.dash else style.color
         size = {"markersize": look.marker * 1.3, "markerfacecolor": face}
-        axes.plot(steps, mean, style.marker or "o", color=style.color, **size)
+        axes.plot(steps, mean, style.marker, color=style.color, **size)
         axes.vlines(steps, mean - std, mean + std, color=style.color, linewidth=0.6 * look.line)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -9,6 +9,7 @@ from vpns_lightning.report.exhibits import curve_of
 from vpns_lightning.report.measures import ACCURACY, SPARSITY
 from vpns_lightning.report.runs import Run, number
 from vpns_lightning.report.statistics import paired_difference
+from vpns_lightning.runs.folder import PROMPTS
 from vpns_lightning.runs.mask_files import Masks, overlap, read_masks
 from vpns_lightning.runs.metrics import read_metrics
 from vpns_lightning.runs.prompt_files import read_prompts
@@ -97,7 +98,7 @@ def prompts(methods: Mapping[str, list[Run]]) -> Series:
     found: Series = {}
     for label, run in _one_each(methods).items():
         try:
-            kept = read_prompts(run.path.with_name("prompts.safetensors"))
+            kept = read_prompts(run.path.with_name(PROMPTS))
         except UserError:  # a damaged file takes nothing but its own row
             continue
         stages = [stage for stage in run.record.stages if any(m.stage == stage for m in kept)]

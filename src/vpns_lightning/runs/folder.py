@@ -34,6 +34,7 @@ MACHINE_MODULES = (".environments.", ".io.")
 # a network as the Hub holds it: how it is built, and its state
 HUB_CONFIG = "config.json"
 HUB_MODEL = "model.safetensors"
+PROMPTS = "prompts.safetensors"
 
 
 class RunFolder:
@@ -57,7 +58,7 @@ class RunFolder:
         self.found = self.path / "find" / "handoff.safetensors"
         self.masks = self.path / "masks.safetensors"
         self.metrics = self.path / "metrics.csv"
-        self.prompts = self.path / "prompts.safetensors"
+        self.prompts = self.path / PROMPTS
         self.summary = self.path / "summary.png"
         self.result = self.path / "result.json"
 
