@@ -58,9 +58,7 @@ def take_warmup(run: RunFolder) -> str | None:
         source = about.shared_by or "another cell"
         reused = msgspec.structs.replace(about.stages["warmup"], reused_from=source)
         for file in (run.metrics, run.prompts):
-            if (folder / file.name).is_file():
-                with whole_file(file) as temporary:
-                    shutil.copyfile(folder / file.name, temporary)
+            _copy(folder / file.name, file)
         copy_network(
             shared,
             run.handoff,
@@ -79,11 +77,16 @@ def share_warmup(run: RunFolder) -> None:
     if folder is None or told is None or (folder / run.handoff.name).is_file():
         return
     for file in (run.metrics, run.prompts):
-        if file.is_file():
-            with whole_file(folder / file.name) as temporary:
-                shutil.copyfile(file, temporary)
+        _copy(file, folder / file.name)
     # last: it is what the other cells look for
     copy_network(run.handoff, folder / run.handoff.name, shared_by=told.cell)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, if there is one."""
+    if source.is_file():
+        with whole_file(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _shared() -> Path | None:

@@ -85,7 +85,7 @@ def slot_environment(slot: int, slots: int, groups: Sequence[Sequence[str]]) -> 
     # more threads than cores would wait for each other
     share = max(len(os.sched_getaffinity(0)) // slots, 1)
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-    limits = dict(core_limits(share, len(gpus)))
+    limits = core_limits(share, len(gpus))
     asked = os.environ.get(THREADS, "").split(",")[0].strip()  # OpenMP takes one for each level
     if asked.isdecimal() and int(asked) > 0:
         limits[THREADS] = str(min(int(asked), int(limits[THREADS])))

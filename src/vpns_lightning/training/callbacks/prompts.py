@@ -10,7 +10,7 @@ from vpns_lightning.base.errors import UserError
 from vpns_lightning.runs.prompt_files import Moment, read_prompts, write_prompts
 from vpns_lightning.stages import Stage
 
-TIMES = 5  # that a stage keeps its prompt, the end included
+TIMES = 5  # that a stage keeps its prompt; the last of them with the hand-off
 
 
 class KeepPrompts(pl.Callback):
@@ -27,11 +27,11 @@ class KeepPrompts(pl.Callback):
         self.path = path
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep it, where the epoch is one of the five."""
+        """Keep it, where the epoch is one of the five; the hand-off keeps the last."""
         assert isinstance(pl_module, Stage)
         done = trainer.current_epoch + 1
         every = max(1, -(-pl_module.epochs // TIMES))
-        if trainer.is_global_zero and (done % every == 0 or done == pl_module.epochs):
+        if trainer.is_global_zero and done % every == 0 and done < pl_module.epochs:
             keep_prompt(self.path, pl_module, done)
 
 
