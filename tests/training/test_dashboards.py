@@ -167,22 +167,26 @@ def test_a_run_ends_the_same_with_and_without(run: Path, tmp_path: Path) -> None
     assert (run / "metrics.csv").read_text() == (tmp_path / "plain" / "metrics.csv").read_text()
 
 
-@pytest.mark.slow
-def test_a_killed_run_has_a_summary_and_goes_on_in_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def kill(run: Path, built: Machine, *, epoch: int) -> None:
+    """Begin a run that ends in the midst of an epoch of tuning."""
     KillAt.fired = False
-    run = tmp_path / "run"
-    built = machine(run, project="vpns")
     killing = Machine(
         built.options,
-        lambda stage: {**built.parts(stage), "callbacks": [KillAt("tune", 0, 1)]},
+        lambda stage: {**built.parts(stage), "callbacks": [KillAt("tune", epoch, 1)]},
         loggers_of_stage=True,
     )
     toy = Parts(sparsity=PRUNED)
     stages = {"warmup": toy.warmup, "find": toy.find, "tune": toy.tune}
     with pytest.raises(Killed):
         vpns.fit_stages(toy.network, toy.data, **stages, run_dir=str(run), trainer=killing, seed=3)
+
+
+@pytest.mark.slow
+def test_a_killed_run_has_a_summary_and_goes_on_in_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    kill(run, machine(run, project="vpns"), epoch=0)
     (tune,) = (each for name, each in runs_below(run).items() if name.endswith("tune"))
     assert tune.summary["method"] == "VPNs"
     assert tune.config["sparsity_requested"] == PRUNED
@@ -268,18 +272,8 @@ def test_an_interrupted_stage_goes_on_in_its_mlflow_run(
 ) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
-    KillAt.fired = False
     run, store = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
-    built = machine(run, "MLFlowLogger", tracking_uri=store)
-    killing = Machine(
-        built.options,
-        lambda stage: {**built.parts(stage), "callbacks": [KillAt("tune", 1, 1)]},
-        loggers_of_stage=True,
-    )
-    toy = Parts(sparsity=PRUNED)
-    stages = {"warmup": toy.warmup, "find": toy.find, "tune": toy.tune}
-    with pytest.raises(Killed):
-        vpns.fit_stages(toy.network, toy.data, **stages, run_dir=str(run), trainer=killing, seed=3)
+    kill(run, machine(run, "MLFlowLogger", tracking_uri=store), epoch=1)
     client = tracking.MlflowClient(store)
 
     def told() -> dict[str, Any]:
