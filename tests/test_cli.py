@@ -285,6 +285,8 @@ def test_every_subcommand_answers_without_arguments_to_help_and_to_nonsense(
         if code == 2:
             (line,) = said.err.strip().splitlines()
             assert line.startswith("vpns: error: ")
+            if not options and subcommand in cli.NEEDS:
+                assert f": vpns {subcommand} " in line  # a command that has what is missing
         else:
             assert code in {0, None}
             assert said.out.strip()

@@ -39,6 +39,20 @@ COMMANDS = {
     "configs": ("configs", "list the configs that come with vpns, or copy them"),
     "schema": ("schema", "print the JSON schema of a config, by which editors complete and check"),
 }
+# subcommand: what it cannot do without, in a command that has it
+NEEDS = {
+    "fit": "a config: vpns fit --config configs/quickstart.yaml",
+    "validate": "a run: vpns validate --run runs/quickstart",
+    "test": "a run: vpns test --run runs/quickstart",
+    "predict": "a run and images: vpns predict --run runs/quickstart --images DIR",
+    "export": "a run and a file: vpns export --run runs/quickstart --output net.onnx",
+    "bench": "a run: vpns bench --run runs/quickstart",
+    "import": "a checkpoint and what it is of: vpns import --checkpoint best.pth --backbone "
+    "resnet18 --sparsity 0.9 --data CIFAR100 --data.root data --output runs/imported",
+    "grid": "a grid file: vpns grid configs/grid/fig7_mini.yaml",
+    "compare": "two runs: vpns compare runs/a runs/b",
+    "report": "a folder of runs: vpns report runs",
+}
 EXAMPLES = """\
 examples:
   vpns fit --config configs/quickstart.yaml
@@ -75,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(command: str, options: list[str]) -> None:
+    if not options and command in NEEDS:
+        raise UserError(f"{command} needs {NEEDS[command]}; see vpns {command} --help")
     module, _ = COMMANDS[command]
     # those of the Lightning CLI are told which of them was asked for
     arguments = [command, *options] if module == "lightning_cli" else options

@@ -35,12 +35,6 @@ from vpns_lightning.stages import STAGES, Stage
 from vpns_lightning.training.machine import Machine, check_precision
 from vpns_lightning.training.pipeline import fit_stages
 
-BARE = {
-    "fit": "fit needs a config: vpns fit --config configs/quickstart.yaml; see vpns fit --help",
-    "validate": "validate needs a run: vpns validate --run runs/quickstart; see --help",
-    "test": "test needs a run: vpns test --run runs/quickstart; see vpns test --help",
-    "predict": "predict needs a run and images: vpns predict --run runs/quickstart --images DIR",
-}
 USAGES = {
     "fit": "vpns fit --config FILE [--config FILE] [--KEY VALUE] [--plugins FILE.py]",
     "validate": "vpns validate --run DIR [DIR ...] [--KEY VALUE]",
@@ -278,8 +272,6 @@ def run(arguments: Sequence[str]) -> None:
         UserError: The arguments or a config are wrong.
     """
     subcommand, *options = arguments
-    if not options:
-        raise UserError(BARE[subcommand])
     with naming_parts():
         if subcommand == "fit":
             VPNsCLI([subcommand, *_from_run(options)])
