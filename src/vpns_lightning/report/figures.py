@@ -1,6 +1,5 @@
 """Figures as PNG, SVG and PDF: a fixed look for each method, bands, the dense line."""
 
-import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,17 +18,9 @@ from vpns_lightning.report.drawing import (
 )
 from vpns_lightning.report.panels import Exhibit
 from vpns_lightning.report.plots import Plot, common_title, plots_of, stand_close
+from vpns_lightning.report.sheet import lay_out
 from vpns_lightning.report.styles import DASHES, LOOKS, Look, Style, styles_of
 
-# inches around the panels at the size of a screen: what stands there is of fixed size
-LEFT, RIGHT, BOTTOM, TITLE, LEGEND_LINE = 0.62, 0.12, 0.72, 0.36, 0.2
-PANEL = (3.9, 2.7)
-GAP = (0.72, 0.85)
-NARROWEST = 1.5  # panel beside another
-CLOSE_LEFT, CLOSE_GAP, CLOSEST = 0.45, (0.4, 0.62), 1.1  # of families in a paper
-IN_A_LINE = 5
-LETTER = 0.068  # inches of a letter
-LINE = 0.14  # inches of a line of a title
 LETTERS = 20  # of the caption in an inch
 
 
@@ -62,48 +53,15 @@ def _figure(exhibit: Exhibit, plots: Sequence[Plot], heading: str, look: Look) -
     curves += [c for plot in plots if plot.focus for c in plot.panel.dense]
     labels = list(dict.fromkeys(curve.label for curve in curves))
     styles = styles_of(labels)
-    rows = [[*p.panel.curves, *p.panel.dense] for p in plots if p.dots]
-    names = max((len(curve.label) for each in rows for curve in each), default=0)
-    left = scale * max(LEFT, 0.2 + LETTER * min(names, 40))
-    gap = (scale * max(GAP[0], 0.2 + LETTER * min(names, 40)), scale * GAP[1])
-    columns = min(len(plots), 4 if len(plots) > 2 * 3 else 3)
-    width = left + scale * RIGHT + columns * PANEL[0] * scale + (columns - 1) * gap[0]
-    if close:
-        left, gap = scale * CLOSE_LEFT, (scale * CLOSE_GAP[0], scale * CLOSE_GAP[1])
-    if look.width is not None:
-        width = look.width
-        inner = width - left - scale * RIGHT + gap[0]
-        narrowest = scale * (CLOSEST if close else NARROWEST)
-        columns = max(1, min(len(plots), int(inner / (narrowest + gap[0]))))
-    panel_width = (width - left - scale * RIGHT - (columns - 1) * gap[0]) / columns
-    most = max(map(len, rows), default=0)
-    panel_height = max(panel_width * PANEL[1] / PANEL[0], 0.19 * scale * most)
-    panel_height = max(panel_height, scale * CLOSEST) if close else panel_height
-    lines = math.ceil(len(plots) / columns)
-    per_line = _per_line(labels, width, scale, columns if look.width is None else None)
-    title = TITLE * scale if look.titled else 0.05 * scale
-    letters = int(panel_width / (LETTER * scale))
-    # lines of a title besides one
-    more = max(len(textwrap.wrap(plot.title, letters)) for plot in plots) if close else 0
-    gap = gap[0], gap[1] + LINE * scale * more
-    title += (0.26 + LINE * more) * scale  # of the topmost panels
-    head = title + LEGEND_LINE * scale * math.ceil(len(labels) / per_line)
-    foot = scale * (BOTTOM if look.titled else BOTTOM - 0.24)
-    height = head + foot + lines * panel_height + (lines - 1) * gap[1]
+    sheet = lay_out(plots, labels, look)
+    width, height = sheet.width, sheet.height
     figure = Figure(figsize=(width, height), dpi=look.dpi)
-    axes = figure.subplots(lines, columns, squeeze=False)
-    figure.subplots_adjust(
-        left=left / width,
-        right=1 - scale * RIGHT / width,
-        bottom=foot / height,
-        top=1 - head / height,
-        wspace=gap[0] / panel_width,
-        hspace=gap[1] / panel_height,
-    )
+    axes = figure.subplots(sheet.rows, sheet.columns, squeeze=False)
+    figure.subplots_adjust(**sheet.margins())
     for place, plot in zip(axes.flat, plots, strict=False):
         _draw_plot(place, plot, styles, look)
         if close:
-            _draw_closer(place, plot, letters, look)
+            _draw_closer(place, plot, sheet.letters, look)
     for place in axes.flat[len(plots) :]:
         place.set_axis_off()
     _share_heights(list(axes.flat), plots)
@@ -115,7 +73,7 @@ def _figure(exhibit: Exhibit, plots: Sequence[Plot], heading: str, look: Look) -
         figure.text(*place, caption, fontsize=6.5 * scale, color="#555555")
         top = 0.28 * scale
     if labels:
-        _legend(figure, styles, per_line, 1 - top / height, look)
+        _legend(figure, styles, sheet.names, 1 - top / height, look)
     return figure
 
 
@@ -125,14 +83,6 @@ def _draw_closer(axes: Any, plot: Plot, letters: int, look: Look) -> None:
     lines = [*textwrap.wrap(plot.title, letters), plot.panel.measure.label]
     axes.set_title("\n".join(lines), fontsize=look.font - 0.5)
     axes.set_ylabel("")
-
-
-def _per_line(labels: Sequence[str], width: float, scale: float, columns: int | None) -> int:
-    """Return how many names fit beside each other above the panels."""
-    if columns is not None:
-        return max(1, min(len(labels), IN_A_LINE if columns > 1 else 3))
-    longest = max(map(len, labels), default=1)
-    return max(1, min(len(labels), int(width / (scale * (0.45 + LETTER * longest)))))
 
 
 def _share_heights(axes: Sequence[Any], plots: Sequence[Plot]) -> None:
