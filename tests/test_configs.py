@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from functools import cache
@@ -201,6 +202,15 @@ def test_the_header_of_a_config_is_a_command_with_its_own_name(path: Path) -> No
     header = path.read_text().partition("\n\n")[0].splitlines()
     commands = [line for line in header if line.startswith("#") and "vpns fit --config" in line]
     assert any(f"configs/{config_id(path)}.yaml" in line for line in commands)
+
+
+def test_every_config_that_a_comment_names_is_there() -> None:
+    comments = [
+        line for path in CONFIGS.rglob("*.yaml") for line in re.findall("#.*", path.read_text())
+    ]
+    named = {each for line in comments for each in re.findall(r"configs/[\w/]+\.yaml", line)}
+    assert len(named) > 80
+    assert [each for each in named if not (CONFIGS.parent / each).is_file()] == []
 
 
 def test_configs_of_the_paper_differ_only_in_network_data_and_folder() -> None:
