@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
 # rooms whose third-party packages are few on purpose
 PACKAGES: dict[str, set[str]] = {
     "_version": set(),
-    # processes asks Lightning which of several it is; batches names tensors for type checkers,
+    # processes asks Lightning which of several it is; batches and tensors are of tensors,
     # trust tells the parser of configs what it may import, wandb_settings asks W&B which it has
     "base": {"lightning", "torch", "jsonargparse", "wandb", "yaml"},
     # torch's wheels bring Triton where it works, and only selection on a GPU imports it

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.tensors import all_finite
 from vpns_lightning.network.weight_files import open_weights
 from vpns_lightning.sparsity import unpack
 
@@ -161,7 +162,7 @@ def _pairs(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:
 
 def _check_values(file: Path, state: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if value.is_floating_point() and not all_finite(value):
             bad = int((~torch.isfinite(value)).sum())
             raise UserError(
                 f"weights file {file}: {bad} of {value.numel()} values of {name!r} are NaN or "

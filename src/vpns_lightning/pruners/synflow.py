@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.tensors import all_finite
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.pruners.saliency import Saliency
 from vpns_lightning.sparsity import (
@@ -148,7 +149,7 @@ class SynFlow(Saliency):
             for name, grad, weight in zip(layers, grads, weights, strict=True)
         }
         for name, score in scores.items():
-            if not bool(torch.isfinite(score).all()):
+            if not all_finite(score):
                 raise UserError(_overflow(name, self.dtype))
         return scores
 

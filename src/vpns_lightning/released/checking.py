@@ -3,6 +3,7 @@
 import torch
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.tensors import all_finite
 from vpns_lightning.released.reading import Released, refuse
 
 AGREEING = 1e-4  # relative: rounding over the steps of tuning moves a decayed weight by less
@@ -18,7 +19,7 @@ def check_values(released: Released) -> None:
             have one source class.
     """
     for name, value in {**released.weights, **released.scores}.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        if value.is_floating_point() and not all_finite(value):
             refuse(released.path, f"{name!r} holds NaN or infinite values")
     halves = [n for n, score in released.scores.items() if score.dtype.itemsize < 4]
     if halves:

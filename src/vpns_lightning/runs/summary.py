@@ -14,7 +14,8 @@ from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.metrics import read_metrics
 from vpns_lightning.runs.record import RunRecord
 
-LAYER_HEIGHT = 0.155  # inches for a layer's name
+WIDTH, GAP = 19.0, 0.7  # inches of the picture, and between its panels
+LAYER_HEIGHT, LETTER = 0.155, 0.075  # inches of a layer's name, and of a letter of it
 TIMES = 20  # how much stronger a prompt is shown, which is faint as a rule
 ROWS = (
     ("dense", "warmup"),
@@ -78,20 +79,31 @@ def draw_summary(
 
     from vpns_lightning.base.files import whole_file
 
-    # names of layers stand in a column of their own, which is as high as they need
-    height = max(8.5, 1.5 + LAYER_HEIGHT * len(result.sparsity_per_layer or {}))
-    figure = plt.figure(figsize=(19, height), layout="constrained")
-    parts = figure.add_gridspec(2, 4, width_ratios=(1, 1, 1, 0.9))
-    axes = [[figure.add_subplot(parts[row, column]) for column in range(3)] for row in range(2)]
+    layers = result.sparsity_per_layer or {}
+    # names of layers stand in a column of their own, which is as high and wide as they need
+    height = max(8.5, 1.5 + LAYER_HEIGHT * len(layers))
+    names = LETTER * max(map(len, layers), default=0)
+    # the layers' panel is narrower than the other three
+    panel = (WIDTH - 0.7 - 2 * GAP - 0.5 - names - 0.2) / 3.9
+    figure = plt.figure(figsize=(WIDTH, height))
+    left, right = 0.7, 0.7 + 3 * panel + 2 * GAP  # inches of the other three
+    high = {"bottom": 0.5 / height, "top": 1 - 0.7 / height}
+    wide = {"left": left / WIDTH, "right": right / WIDTH, "wspace": GAP / panel}
+    parts = figure.add_gridspec(2, 3, **high, **wide, hspace=0.25)
+    axes: Any = parts.subplots()
+    wide = {"left": (right + 0.5 + names) / WIDTH, "right": 1 - 0.2 / WIDTH}
+    beside = figure.add_gridspec(1, 1, **high, **wide).subplots()
     rows = read_metrics(run.metrics)
     _draw_curves(axes[0][0], rows, result, ("loss",), "training loss")
     _draw_curves(axes[0][1], rows, result, ("train_acc", "acc", "acc_plain"), "accuracy")
     _draw_prompt(axes[0][2], network)
     _draw_examples(axes[1], network, data)
-    _draw_layers(figure.add_subplot(parts[:, 3]), result)
+    _draw_layers(beside, result)
     figure.suptitle(
         f"{result.method}: {result.backbone} on {result.dataset}, "
-        f"{100 * result.sparsity:.1f} % sparsity, test accuracy {result.test_accuracy:.4f}"
+        f"{100 * result.sparsity:.1f} % sparsity, test accuracy {result.test_accuracy:.4f}",
+        y=1 - 0.1 / height,
+        va="top",
     )
     with whole_file(run.summary) as temporary:
         figure.savefig(temporary, dpi=100, format="png")

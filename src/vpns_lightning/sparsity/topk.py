@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.tensors import all_finite
 from vpns_lightning.sparsity.device_search import keep_on_device, kth_on_device
 from vpns_lightning.sparsity.host_search import above_on_host
 from vpns_lightning.sparsity.levels import Scope, check_sparsity, ranked_together
@@ -118,7 +119,7 @@ def check_scores(scores: Mapping[str, Tensor]) -> None:
         UserError: A score is NaN or infinite; the layer is named.
     """
     for name, score in scores.items():
-        if not bool(torch.isfinite(score).all()):
+        if not all_finite(score):
             raise UserError(
                 f"layer {name!r} has scores that are NaN or infinite; nothing can be ranked by "
                 "them: lower the learning rate, or compute the scores in float64"

@@ -12,6 +12,7 @@ from msgspec import UNSET
 from torch.optim import Optimizer
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.tensors import all_finite
 from vpns_lightning.data.loaders import resume_position
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.network.accounting import network_report
@@ -49,7 +50,7 @@ def check_weights(stage: Stage) -> None:
         UserError: A parameter holds NaN or infinite values.
     """
     for name, parameter in stage.network.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+        if not all_finite(parameter):
             raise UserError(
                 f"{name} holds NaN or infinite values after the last step of stage {stage.name!r}: "
                 "start again in another folder with a lower learning rate"
