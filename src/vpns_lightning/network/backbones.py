@@ -1,6 +1,7 @@
 """Backbones by name, built with weights that are checked before use."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,18 @@ def _fits(state: Mapping[str, Tensor], target: Target) -> str:
     for name in classifier_names():
         if name.startswith("regnet"):
             continue  # they need their real size while they are built
-        skeleton = specify(name).skeleton(SKELETON_CLASSES)
-        other = Target(name, skeleton.state_dict(), head_of(skeleton)[0], target.keeps_head)
-        other = without_auxiliary(other, state)
+        known, head = _skeleton(name)
+        other = without_auxiliary(Target(name, known, head, target.keeps_head), state)
         if name != target.name and differing_key(state, other) is None:
             return f"; they are of {name}: set network.backbone to that"
     return ""
+
+
+@cache  # of all of torchvision's, which takes seconds
+def _skeleton(name: str) -> tuple[Mapping[str, Tensor], str]:
+    """Return the keys and shapes of a classifier of torchvision, and the key of its head."""
+    skeleton = specify(name).skeleton(SKELETON_CLASSES)
+    return skeleton.state_dict(), head_of(skeleton)[0]
 
 
 def _without_auxiliary(backbone: nn.Module) -> nn.Module:
