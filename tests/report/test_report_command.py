@@ -76,6 +76,15 @@ def test_only_draws_what_is_asked_for(runs: Path, tmp_path: Path) -> None:
     assert names == {"runs.csv", "differences.csv", *figure, "index.html"}
 
 
+def test_methods_are_chosen_by_name_in_all_that_is_written(runs: Path, tmp_path: Path) -> None:
+    assert status(runs, "--output", tmp_path, "--method", "vpn*", "Random") == 0
+    for name in ("runs.csv", "fig4.md", "fig4.svg", "differences.csv"):
+        text = (tmp_path / name).read_text()
+        assert {"VPNs", "Random"} <= set(re.findall(r"\w+", text))
+        assert not re.search(r"\bOMP\b", text), name
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 9
+
+
 def test_only_given_twice_draws_both(runs: Path, tmp_path: Path) -> None:
     assert status(runs, "--output", tmp_path, "--only", "fig7", "--only", "tabA1") == 0
     assert {"fig7.svg", "tabA1.md"} <= {path.name for path in tmp_path.iterdir()}
@@ -87,6 +96,7 @@ def test_only_given_twice_draws_both(runs: Path, tmp_path: Path) -> None:
         (["--only", "fig77"], "unknown id 'fig77' (did you mean 'fig7'?)"),
         (["--only", "fig8"], "fig8 has no runs here: vpns grid configs/grid/fig8.yaml"),
         (["--onyl", "fig8"], "unrecognized arguments: --onyl"),
+        (["--method", "Randon"], "no run has method 'Randon' (did you mean 'Random'?); there are:"),
     ],
 )
 def test_wrong_requests_are_one_line_and_status_2(

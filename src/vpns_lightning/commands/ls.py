@@ -5,7 +5,6 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,8 +14,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from vpns_lightning.base.errors import UserError, nearest
-from vpns_lightning.report.listing import STATES, Listed, Row, list_runs, rows, unbegun
+from vpns_lightning.base.errors import UserError
+from vpns_lightning.report.listing import STATES, Listed, Row, list_runs, matching, rows, unbegun
 from vpns_lightning.report.tables import spread
 
 COLORS = {"finished": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
@@ -107,18 +106,8 @@ def _filtered(listed: Sequence[Listed], given: argparse.Namespace) -> list[Liste
         wanted = getattr(given, name)
         if not wanted:
             continue
-        known = sorted({getattr(one, name) for one in listed} - {""})
-        for text in wanted:
-            if not any(fnmatchcase(value.lower(), text.lower()) for value in known):
-                raise UserError(
-                    f"no run has {name} {text!r}{nearest(text, known)}; there are: "
-                    f"{', '.join(known) or 'none'}"
-                )
-        kept = [
-            one
-            for one in kept
-            if any(fnmatchcase(getattr(one, name).lower(), text.lower()) for text in wanted)
-        ]
+        meant = matching(name, wanted, (getattr(one, name) for one in listed))
+        kept = [one for one in kept if getattr(one, name) in meant]
     for name in ("sparsity", "seed", "state"):
         wanted = getattr(given, name)
         kept = [one for one in kept if not wanted or getattr(one, name) in wanted]

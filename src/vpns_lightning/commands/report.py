@@ -46,6 +46,14 @@ def run(arguments: Sequence[str]) -> None:
         help="draw these alone: an id of the paper, or the name of a grid",
     )
     parser.add_argument(
+        "--method",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="these methods alone, as vpns ls names them; with jokers: 'VPNs*'",
+    )
+    parser.add_argument(
         "--configs", type=Path, help="config files, read for tabA2; those of vpns where left out"
     )
     _add_look(parser)
@@ -54,7 +62,12 @@ def run(arguments: Sequence[str]) -> None:
     )
     given = parser.parse_args(list(arguments))
     report = make_report(
-        given.runs, given.output, only=given.only, configs=given.configs, look=_look(given)
+        given.runs,
+        given.output,
+        only=given.only,
+        methods=given.method,
+        configs=given.configs,
+        look=_look(given),
     )
     print(_closing(report, given.output))
     if given.wandb:

@@ -7,10 +7,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from vpns_lightning.base.errors import UserError
+from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.base.files import is_held
 from vpns_lightning.report.comparability import CURVE_KEYS, difference
 from vpns_lightning.report.membership import further_axes
@@ -277,3 +278,27 @@ def _ended_in_error(log: Path) -> bool:
     begun = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call")]
     said = [line for line in lines[begun[-1] + 1 :] if not line[0].isspace()] if begun else []
     return 0 < len(said) <= ERROR_LINES
+
+
+def matching(what: str, wanted: Sequence[str], values: Iterable[str]) -> set[str]:
+    """Return the values that names stand for; names may hold jokers, in small letters or large.
+
+    Args:
+        what: What the names are of, such as "method".
+        wanted: The names.
+        values: What there is; the empty one has no name.
+
+    Raises:
+        UserError: A name stands for nothing.
+    """
+    known = sorted({*values} - {""})
+    found: set[str] = set()
+    for text in wanted:
+        meant = {value for value in known if fnmatchcase(value.lower(), text.lower())}
+        if not meant:
+            raise UserError(
+                f"no run has {what} {text!r}{nearest(text, known)}; there are: "
+                f"{', '.join(known) or 'none'}"
+            )
+        found |= meant
+    return found

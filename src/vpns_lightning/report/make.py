@@ -13,6 +13,7 @@ from vpns_lightning.report.exhibits import build
 from vpns_lightning.report.figures import draw
 from vpns_lightning.report.further import FURTHER, draw_further, unseen_prompts
 from vpns_lightning.report.hyperparameters import BASE, hyperparameter_table
+from vpns_lightning.report.listing import matching
 from vpns_lightning.report.membership import members, overview, paper_id
 from vpns_lightning.report.page import PAGE_IDS, write_page
 from vpns_lightning.report.panels import Drawn, Report
@@ -35,6 +36,7 @@ def make_report(
     output: Path,
     *,
     only: Sequence[str] = (),
+    methods: Sequence[str] = (),
     configs: Path | None = None,
     look: Look = LOOKS["screen"],
 ) -> Report:
@@ -44,15 +46,19 @@ def make_report(
         folders: Where to look for ``result.json``.
         output: Folder to write; files of an older report are replaced.
         only: Ids to draw, of the paper or names of grids; all where empty.
+        methods: Methods to draw, with jokers; all where empty.
         configs: Folder of config files, for the table of hyper-parameters; those that come with
             the package where None.
         look: Sizes and formats of the figures.
 
     Raises:
-        UserError: There are no results, an id is unknown or has no runs, or a figure that was
-            asked for by its id mixes what must not be mixed; the rest is written before.
+        UserError: There are no results, an id or a method is unknown or has no runs, or a figure
+            that was asked for by its id mixes what must not be mixed; the rest is written before.
     """
     runs, broken = read_results(folders)
+    if methods:
+        meant = matching("method", methods, (run.grid_label for run in runs))
+        runs = [run for run in runs if run.grid_label in meant]
     report = Report(runs, broken)
     definitions = _definitions(runs)
     known = [*(definition.id for definition in definitions), *(f.name for f in FURTHER)]
