@@ -173,3 +173,16 @@ def _places(series: dict[str, Any]) -> list[float]:
     draw_gains(axes, series, styles_of(list(series)), LOOKS["screen"])
     marks = [line for line in axes.lines if line.get_marker() not in ("None", "")]
     return [float(x) for line in marks for x in line.get_xdata()]
+
+
+def test_of_many_methods_each_is_shown_itself_before_a_better_variant(tmp_path: Path) -> None:
+    plain = ("VPNs", "HYDRA", "OMP", "SNIP", "SynFlow", "GraSP", "Random", "LTH", "BiP", "GMP")
+    variants = [f"{name}, lr {lr}" for name in plain[:4] for lr in (0.1, 0.2)]
+    cells = [result(name, seed=seed, accuracy=0.6) for name in plain for seed in (7, 9)]
+    cells += [result(name, seed=seed, accuracy=0.7) for name in variants for seed in (7, 9)]
+    report = make_report([write(tmp_path / "runs", *cells)], tmp_path / "report")
+    assert "accuracy_cost" in report.further
+    shown = (tmp_path / "report" / "accuracy_cost.svg").read_text()
+    assert "12 of 18 methods" in shown
+    for name in plain:
+        assert f">{name}</text>" in shown, name

@@ -33,7 +33,7 @@ class Group:
         """Return the sparsity that most methods have runs of, the highest of these, and the runs.
 
         Methods whose runs there must not be mixed are left out. Of more than :data:`MOST_METHODS`
-        the best of each kind are taken by turns.
+        each kind's own and then its best variants are taken by turns.
 
         Args:
             wanted: Whether a run counts.
@@ -67,7 +67,13 @@ class Group:
 
 
 def _best_of_each(methods: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
-    best = sorted(methods, key=lambda name: -statistics.fmean(r.accuracy for r in methods[name]))
+    best = sorted(
+        methods,
+        key=lambda name: (
+            name != family_of(name),  # a method itself before its variants
+            -statistics.fmean(run.accuracy for run in methods[name]),
+        ),
+    )
     families: dict[str, list[str]] = defaultdict(list)
     for name in best:
         families[family_of(name)].append(name)
