@@ -88,7 +88,7 @@ def write_inputs(folder: Path) -> None:
     Checkpoint(squeezenet1_1(), classes=100, density=0.1, region=region, drop=True).save(
         folder / "best.pth"
     )
-    for seed, name in enumerate(("rank_steps", "fig7_mini")):
+    for seed, name in enumerate(("fig1_cifar10", "fig7_mini")):
         write(folder / "grids" / "runs" / name, result(grid="fig7_mini", seed=seed))
     ranked = (result(method, grid="rank") for method in RANKED)
     write(folder / "grids" / "runs" / "rank", *ranked)
