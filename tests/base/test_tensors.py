@@ -21,6 +21,12 @@ def test_one_bad_value_is_found_wherever_it_stands(dtype: torch.dtype, value: fl
             assert not all_finite(torch.stack([torch.zeros(size, dtype=dtype), tensor]).T)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn])
+def test_eight_bits_are_asked_too(dtype: torch.dtype) -> None:
+    assert all_finite(torch.linspace(-1, 1, 7).to(dtype))
+    assert not all_finite(torch.tensor([0.5, float("nan"), 1.0]).to(dtype))
+
+
 def test_scalars_parameters_and_what_holds_nothing_are_asked_too() -> None:
     assert all_finite(torch.tensor(1.0))
     assert not all_finite(torch.tensor(float("nan")))
