@@ -46,6 +46,7 @@ ADDED = {
     ],
     "import": ["--backbone=squeezenet1_1", "--data.input_size=32"],
 }
+# methods that the results page draws
 RANKED = ("Dense", "OMP", "SNIP", "SynFlow", "GMP", "BiP", "RigL", "Random", "HYDRA", "VPNs")
 AGAIN = ["--tune.epochs=1", *MACHINE]  # of a run made by the options above
 # blocks that have tests of their own, which count them

@@ -8,6 +8,7 @@ from vpns_lightning.base.files import whole_file
 from vpns_lightning.report.panels import Curve, Panel, Point
 from vpns_lightning.report.styles import DASHES, Look, Style, family_of, style_of
 
+LETTER = 0.068  # inches of a letter at the size of a screen
 HANDLE = 3.2  # letters: a line in the legend is long enough for its dashes
 
 

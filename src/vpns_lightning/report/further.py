@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vpns_lightning.base.files import write_text
-from vpns_lightning.report.drawing import HANDLE, legend_handle, write_figure
+from vpns_lightning.report.drawing import HANDLE, LETTER, legend_handle, write_figure
 from vpns_lightning.report.further_marks import (
-    LETTER,
     draw_costs,
     draw_densities,
     draw_gains,

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from vpns_lightning.report.drawing import LETTER
 from vpns_lightning.report.measures import ACCURACY
 from vpns_lightning.report.series import Series
 from vpns_lightning.report.styles import DASHES, Look, Style
 
-LETTER = 0.068  # inches of a letter at the size of a screen
 LEGIBLE = 5  # points of a number
 NAME = 6.5  # points that a layer's name needs at least
 SAID = 6  # sparsities that are said each; of more some are

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vpns_lightning.report.drawing import LETTER
 from vpns_lightning.report.plots import Plot, stand_close
 from vpns_lightning.report.styles import Look
 
@@ -15,7 +16,6 @@ GAP = (0.72, 0.85)
 NARROWEST = 1.5  # panel beside another
 CLOSE_LEFT, CLOSE_GAP, CLOSEST = 0.45, (0.4, 0.62), 1.1  # of families in a paper
 IN_A_LINE = 5
-LETTER = 0.068  # inches of a letter
 LINE = 0.14  # inches of a line of a title
 ROW = 0.19  # inches of a method's dots
 
@@ -71,7 +71,6 @@ def lay_out(plots: Sequence[Plot], labels: Sequence[str], look: Look) -> Sheet:
     right = scale * RIGHT
     columns = min(len(plots), 4 if len(plots) > 2 * 3 else 3)
     if look.width is None:
-        # as if no panels stood close: those are of papers, which say their width
         width = left + right + columns * PANEL[0] * scale + (columns - 1) * gap
     else:
         width = look.width

@@ -31,10 +31,10 @@ WATCHING = (
 MACHINE_MODULES = (".environments.", ".io.")
 
 
+PROMPTS = "prompts.safetensors"
 # a network as the Hub holds it: how it is built, and its state
 HUB_CONFIG = "config.json"
 HUB_MODEL = "model.safetensors"
-PROMPTS = "prompts.safetensors"
 
 
 class RunFolder:

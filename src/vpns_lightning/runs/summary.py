@@ -14,7 +14,8 @@ from vpns_lightning.runs.folder import RunFolder
 from vpns_lightning.runs.metrics import read_metrics
 from vpns_lightning.runs.record import RunRecord
 
-WIDTH, GAP = 19.0, 0.7  # inches of the picture, and between its panels
+# inches of the picture, around its panels, between them, and before the names of layers
+WIDTH, LEFT, RIGHT, GAP, BEFORE = 19.0, 0.7, 0.2, 0.7, 0.5
 LAYER_HEIGHT, LETTER = 0.155, 0.075  # inches of a layer's name, and of a letter of it
 TIMES = 20  # how much stronger a prompt is shown, which is faint as a rule
 ROWS = (
@@ -84,14 +85,13 @@ def draw_summary(
     height = max(8.5, 1.5 + LAYER_HEIGHT * len(layers))
     names = LETTER * max(map(len, layers), default=0)
     # the layers' panel is narrower than the other three
-    panel = (WIDTH - 0.7 - 2 * GAP - 0.5 - names - 0.2) / 3.9
+    panel = (WIDTH - LEFT - 2 * GAP - BEFORE - names - RIGHT) / 3.9
+    end = LEFT + 3 * panel + 2 * GAP  # of these three
     figure = plt.figure(figsize=(WIDTH, height))
-    left, right = 0.7, 0.7 + 3 * panel + 2 * GAP  # inches of the other three
     high = {"bottom": 0.5 / height, "top": 1 - 0.7 / height}
-    wide = {"left": left / WIDTH, "right": right / WIDTH, "wspace": GAP / panel}
-    parts = figure.add_gridspec(2, 3, **high, **wide, hspace=0.25)
-    axes: Any = parts.subplots()
-    wide = {"left": (right + 0.5 + names) / WIDTH, "right": 1 - 0.2 / WIDTH}
+    wide = {"left": LEFT / WIDTH, "right": end / WIDTH, "wspace": GAP / panel}
+    axes: Any = figure.add_gridspec(2, 3, **high, **wide, hspace=0.25).subplots()
+    wide = {"left": (end + BEFORE + names) / WIDTH, "right": 1 - RIGHT / WIDTH}
     beside = figure.add_gridspec(1, 1, **high, **wide).subplots()
     rows = read_metrics(run.metrics)
     _draw_curves(axes[0][0], rows, result, ("loss",), "training loss")
