@@ -174,6 +174,8 @@ def test_prepare_refuses_what_it_does_not_know(root: Path, vpns: Run, tmp_path: 
     overlay.write_text("find: {pruner: OMP}\n")
     assert "has no data section" in vpns("data", "prepare", "--config", str(overlay), code=2)
     assert "did you mean 'prepare'" in vpns("data", "prepar", code=2)
+    for verb in ("check", "prepare"):
+        assert "give --data CIFAR100 --data.root data" in vpns("data", verb, code=2)
 
 
 def test_prepare_says_where_nothing_is_kept(vpns: Run) -> None:
