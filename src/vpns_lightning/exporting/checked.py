@@ -82,7 +82,7 @@ def _write_checked(network: PromptedClassifier, write: Writer, size: int, file: 
     with _refusing(f"images of {size} px cannot be shown to {frozen.backbone_name}"):
         expected = {n: frozen(images[:n]) for n in BATCHES}
     if write in BACKBONE_ONLY and not frozen.mapping.sliced:
-        frozen._slice_head()
+        frozen.slice_head()
     masks, facts = get_masks(frozen.backbone), _facts(frozen, size)
     # torch.export would warn of channels-last weights, and safetensors refuse them
     unmask_layers(frozen.backbone).to(memory_format=torch.contiguous_format)

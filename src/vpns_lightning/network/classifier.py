@@ -232,11 +232,11 @@ class PromptedClassifier(nn.Module):
             )
         self.mapping.fit(counts, self.source_classes)
         if self.mapping.slice_head and not self.mapping.sliced:
-            self._slice_head()
+            self.slice_head()
 
     @torch.no_grad()
-    def _slice_head(self) -> None:
-        """Keep the mapped rows of the classifier, in target order."""
+    def slice_head(self) -> None:
+        """Keep the rows of the classifier that the mapping needs, in target order; once."""
         if self.mapping.sliced:
             return
         name, head = head_of(self.backbone)
@@ -280,7 +280,7 @@ class PromptedClassifier(nn.Module):
         fitted = bool(state_dict.get(f"{prefix}mapping.fitted", False))
         if stored is not None and fitted and self.mapping.slice_head:
             if stored.shape[0] == self.num_classes != num_outputs(head):
-                self._slice_head()
+                self.slice_head()
             self.mapping.sliced = stored.shape[0] == self.num_classes
         cuts = stored_cuts(state_dict, f"{prefix}cuts.")
         if cuts:

@@ -232,7 +232,7 @@ def dense_twin(loaded: LoadedRun) -> PromptedClassifier:
     twin.mapping.sequence.copy_(mapping.sequence)
     twin.mapping.fitted.fill_(True)
     if mapping.sliced:
-        twin._slice_head()
+        twin.slice_head()
     unmask_layers(twin.backbone)
     return twin.eval()
 

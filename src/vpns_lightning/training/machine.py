@@ -243,9 +243,9 @@ def _as_kind(kind: type[Any], layer: nn.modules.batchnorm._BatchNorm) -> nn.Modu
         layer.track_running_stats,
         device="meta",
     )
-    for name, parameter in layer._parameters.items():
+    for name, parameter in layer.named_parameters(recurse=False):
         norm.register_parameter(name, parameter)
-    for name, buffer in layer._buffers.items():
+    for name, buffer in layer.named_buffers(recurse=False):
         norm.register_buffer(name, buffer)
     return norm.train(layer.training)
 
