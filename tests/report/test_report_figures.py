@@ -266,6 +266,27 @@ def test_further_axes_of_a_grid_are_panels_of_their_own() -> None:
     ]
 
 
+@pytest.mark.parametrize(("columns", "look"), [(2, "screen"), (1, "paper")])
+def test_panels_of_one_data_set_stand_in_one_row(columns: int, look: str, tmp_path: Path) -> None:
+    sets = ("CIFAR10", "CIFAR100")
+    cells = [
+        facts
+        for name in sets
+        for facts in grid(("OMP", "VPNs"), (0.8, 0.9), dataset=name, grid="mine", validation=0.5)
+    ]
+    for facts in cells:
+        facts["stages"]["tune"]["metrics"] = {"tune/acc": 0.7}
+    shown = exhibit(overview("mine"), cells)
+    assert len(shown.panels) == 4  # test and validation accuracy of each
+    (file, *_) = draw(shown, tmp_path, replace(LOOKS[look], formats=("svg",)))
+    text = file.read_text()
+    heights = {name: re.findall(rf'y="([\d.]+)"[^>]*>{name}, resnet18<', text) for name in sets}
+    assert all(len(found) == 2 for found in heights.values())
+    rows = [set(found) for found in heights.values()]
+    assert [len(row) for row in rows] == [3 - columns] * 2
+    assert not rows[0] & rows[1]
+
+
 def test_every_method_looks_different_and_a_variant_like_its_method() -> None:
     names = [*STYLES, "VPNs w. OMP", "OMP + prompt", "VPNs, 60 %", "VPNs, 90 %", "mine", "yours"]
     styles = styles_of(names)

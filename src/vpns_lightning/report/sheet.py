@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,13 +70,13 @@ def lay_out(plots: Sequence[Plot], labels: Sequence[str], look: Look) -> Sheet:
     left = scale * (CLOSE_LEFT if close else max(LEFT, beside))
     gap = scale * (CLOSE_GAP[0] if close else max(GAP[0], beside))
     right = scale * RIGHT
-    columns = min(len(plots), 4 if len(plots) > 2 * 3 else 3)
+    columns = _columns(plots, 4 if len(plots) > 2 * 3 else 3)
     if look.width is None:
         width = left + right + columns * PANEL[0] * scale + (columns - 1) * gap
     else:
         width = look.width
         narrowest = scale * (CLOSEST if close else NARROWEST)
-        columns = max(1, min(len(plots), int((width - left - right + gap) / (narrowest + gap))))
+        columns = _columns(plots, int((width - left - right + gap) / (narrowest + gap)))
     panel_width = (width - left - right - (columns - 1) * gap) / columns
     most = max(map(len, rows), default=0)
     panel_height = max(panel_width * PANEL[1] / PANEL[0], ROW * scale * most)
@@ -104,6 +105,15 @@ def lay_out(plots: Sequence[Plot], labels: Sequence[str], look: Look) -> Sheet:
         names=names,
         letters=letters,
     )
+
+
+def _columns(plots: Sequence[Plot], most: int) -> int:
+    """Return how many panels stand in a row: all of one data set where as many of each fit."""
+    counts = Counter(plot.panel.title for plot in plots)
+    each = counts[plots[0].panel.title]
+    if len(counts) > 1 and set(counts.values()) == {each} and each <= most:
+        most -= most % each
+    return max(1, min(len(plots), most))
 
 
 def _names(labels: Sequence[str], width: float, scale: float, columns: int | None) -> int:
