@@ -91,8 +91,9 @@ def write_inputs(folder: Path) -> None:
     )
     for seed, name in enumerate(("fig1_cifar10", "fig7_mini")):
         write(folder / "grids" / "runs" / name, result(grid="fig7_mini", seed=seed))
-    ranked = (result(method, grid="rank") for method in RANKED)
-    write(folder / "grids" / "runs" / "rank", *ranked)
+    for name, seed in (("rank", 7), ("rank_cifar100", 9)):
+        ranked = (result(method, grid="rank", seed=seed) for method in RANKED)
+        write(folder / "grids" / "runs" / name, *ranked)
     write(folder / "grids" / "example_results", result())
 
 
