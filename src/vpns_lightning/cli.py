@@ -39,7 +39,7 @@ COMMANDS = {
     "configs": ("configs", "list the configs that come with vpns, or copy them"),
     "schema": ("schema", "print the JSON schema of a config, by which editors complete and check"),
 }
-# subcommand: what it cannot do without, in a command that has it
+# what is typed alone: what it cannot do without, in a command or options that have it
 NEEDS = {
     "fit": "a config: vpns fit --config configs/quickstart.yaml",
     "validate": "a run: vpns validate --run runs/quickstart",
@@ -52,6 +52,8 @@ NEEDS = {
     "grid": "a grid file: vpns grid configs/grid/fig7_mini.yaml",
     "compare": "two runs: vpns compare runs/a runs/b",
     "report": "a folder of runs: vpns report runs",
+    "data check": "a data set: give --data CIFAR100 --data.root data, or --config FILE",
+    "data prepare": "a data set: give --data CIFAR100 --data.root data, or --config FILE",
 }
 EXAMPLES = """\
 examples:
@@ -89,8 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(command: str, options: list[str]) -> None:
-    if not options and command in NEEDS:
-        raise UserError(f"{command} needs {NEEDS[command]}; see vpns {command} --help")
+    alone = " ".join([command, *options])
+    if alone in NEEDS:
+        raise UserError(f"{alone} needs {NEEDS[alone]}; see vpns {alone} --help")
     module, _ = COMMANDS[command]
     # those of the Lightning CLI are told which of them was asked for
     arguments = [command, *options] if module == "lightning_cli" else options

@@ -103,7 +103,7 @@ def _without_configs(arguments: Sequence[str]) -> list[str]:
     """Replace every ``--config FILE`` by the ``--data`` that the file has.
 
     Raises:
-        UserError: A file is missing or is no YAML, or nothing says which data.
+        UserError: A file is missing or is no YAML, or none has a data section.
     """
     without: list[str] = []
 
@@ -116,7 +116,9 @@ def _without_configs(arguments: Sequence[str]) -> list[str]:
         return [f"--data={json.dumps(section)}"]
 
     given = changed(arguments, ["--config"], section_of)
-    if (without or not given) and not any(each.startswith("--data") for each in given):
-        missing = f"config file {without[0]} has no data section" if without else "no data set"
-        raise UserError(f"{missing}: give --data CIFAR100 --data.root data, or --config FILE")
+    if without and not any(argument.startswith("--data") for argument in given):
+        raise UserError(
+            f"config file {without[0]} has no data section: give --data CIFAR100 --data.root data, "
+            "or --config FILE"
+        )
     return given

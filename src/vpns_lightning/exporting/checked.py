@@ -81,7 +81,7 @@ def _write_checked(network: PromptedClassifier, write: Writer, size: int, file: 
     images = torch.rand(max(BATCHES), 3, size, size, generator=torch.Generator().manual_seed(0))
     with _refusing(f"images of {size} px cannot be shown to {frozen.backbone_name}"):
         expected = {n: frozen(images[:n]) for n in BATCHES}
-    if write in BACKBONE_ONLY and not frozen.mapping.sliced:
+    if write in BACKBONE_ONLY:
         frozen.slice_head()
     masks, facts = get_masks(frozen.backbone), _facts(frozen, size)
     # torch.export would warn of channels-last weights, and safetensors refuse them

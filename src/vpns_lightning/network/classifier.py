@@ -231,7 +231,7 @@ class PromptedClassifier(nn.Module):
                 "anew to fit it again, or use slice_head=False"
             )
         self.mapping.fit(counts, self.source_classes)
-        if self.mapping.slice_head and not self.mapping.sliced:
+        if self.mapping.slice_head:
             self.slice_head()
 
     @torch.no_grad()
