@@ -1,5 +1,6 @@
 """``vpns grid`` from end to end: real runs, killed, stopped, resumed, sharing a warm-up."""
 
+import contextlib
 import json
 import os
 import signal
@@ -223,9 +224,14 @@ def test_a_slurm_job_starts_ray_saves_and_requeues_itself(tmp_path: Path) -> Non
         wait_for(lambda: bool(list(tmp_path.glob("runs/*/tune/last.ckpt"))))
         running.send_signal(signal.SIGUSR1)
         wait_for(lambda: (tmp_path / "requeued").exists())
+        while running.poll() is None:  # as SLURM ends a job that it requeues
+            running.terminate()
+            time.sleep(0.001)
+        assert running.returncode == 138
+        printed, _ = running.communicate(timeout=120)  # Ray, which has the pipe too, is gone
     finally:
-        running.terminate()
-        printed, _ = running.communicate(timeout=120)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
     assert (tmp_path / "requeued").read_text().split() == ["requeue", "42"]
     assert "stopped; the same command goes on" in printed
     assert not results(tmp_path)
