@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from vpns_lightning.runs.folder import RunFolder
 
 HERE = Path(__file__).parent
 CONFIG = """
@@ -69,13 +71,13 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
     return {file.parent.name: json.loads(file.read_text()) for file in files}
 
 
-def killing(folder: Path, cells: Sequence[str], stage: str = "tune") -> tuple[str, ...]:
+def calling(folder: Path, callback: str, **arguments: object) -> tuple[str, ...]:
     (folder / "flags").mkdir(exist_ok=True)
-    arguments = {"cells": list(cells), "stage": stage, "flags": str(folder / "flags")}
-    callback = [{"class_path": "kill_cells.KillCells", "init_args": arguments}]
+    arguments = {"stage": "tune", "flags": str(folder / "flags"), **arguments}
+    callbacks = [{"class_path": callback, "init_args": arguments}]
     return (
-        *("--plugins", str(HERE / "kill_cells.py")),
-        *("--set", f"trainer.callbacks={json.dumps(callback)}"),
+        *("--plugins", str(HERE / f"{callback.split('.')[0]}.py")),
+        *("--set", f"trainer.callbacks={json.dumps(callbacks)}"),
     )
 
 
@@ -86,7 +88,8 @@ def test_twelve_cells_of_which_two_are_killed_are_finished(tmp_path: Path, engin
     grid = write_grid(tmp_path)
     options = ("--engine", engine, "--slots", "2")
     killed = ("digits_random_s0.50_seed7", "digits_omp_s0.90_seed9")
-    done = run(grid, *options, *killing(tmp_path, killed))
+    killing = calling(tmp_path, "kill_cells.KillCells", cells=killed)
+    done = run(grid, *options, *killing)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "flags").iterdir())) == 2
     assert done.stdout.count("(attempt 2): the last one: killed by SIGKILL") == 2
@@ -98,7 +101,7 @@ def test_twelve_cells_of_which_two_are_killed_are_finished(tmp_path: Path, engin
         assert abs(result["sparsity"] - result["sparsity_requested"]) < 1e-3
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")}
     # the other engine finds them all; callbacks are part of what a cell is, so they are named again
-    again = run(grid, "--engine", "local", *killing(tmp_path, killed))
+    again = run(grid, "--engine", "local", *killing)
     assert again.returncode == 0, again.stderr
     assert "12 of 12 cells are done" in again.stdout
     assert "started" not in again.stdout
@@ -178,9 +181,17 @@ def test_two_machines_of_which_one_is_lost(tmp_path: Path) -> None:
             cluster.add_node(num_cpus=1)
         grid = write_grid(tmp_path, methods={"OMP": [{"find.pruner": "OMP"}]})
         options = ("--engine", "ray", "--address", cluster.address)
-        running = subprocess.Popen(command(grid, *options), stdout=subprocess.PIPE, text=True)
-        wait_for(lambda: len(list(tmp_path.glob("runs/*/tune"))) == 2)
+        holding = calling(tmp_path, "hold_cells.HoldCells")
+        running = subprocess.Popen(
+            command(grid, *options, *holding), stdout=subprocess.PIPE, text=True
+        )
+        flags = tmp_path / "flags"
+        wait_for(lambda: len(list(flags.iterdir())) == 2)
+        held = [RunFolder(tmp_path / "runs" / flag.name) for flag in flags.iterdir()]
+        assert all(folder.in_use() for folder in held)
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+        wait_for(lambda: not all(folder.in_use() for folder in held))
+        (flags / "go").touch()
         printed, _ = running.communicate(timeout=300)
     finally:
         cluster.shutdown()
