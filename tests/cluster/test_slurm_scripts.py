@@ -18,7 +18,7 @@ SCRIPTS = HERE.parents[1] / "scripts" / "slurm"
 REAL = """
 seed_everything: 3
 network: {backbone: resnet18, mapping: IdentityMapping}
-find: {pruner: Hydra, sparsity: 0.5, epochs: 2}
+find: {pruner: Hydra, sparsity: 0.5, epochs: 6}  # time for a signal to arrive
 tune: {epochs: 1}
 data: {class_path: Digits, init_args: {input_size: 32, batch_size: 32}}
 trainer: {limit_train_batches: 4, limit_val_batches: 1, log_every_n_steps: 1}
