@@ -113,6 +113,25 @@ def test_wrong_input_is_one_line_that_names_the_remedy(
     assert not (tmp_path / "run" / "find").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["compare", "runs/a"], "RUN"),
+        (["export", "--run", "runs/a"], "output"),
+        (["grid", "--slots", "2"], "file"),
+        (["import", "--checkpoint", "best.pth"], "backbone"),
+        (["predict", "--run", "runs/a"], "images"),
+        (["report", "--output", "page"], "runs"),
+    ],
+)
+def test_what_is_missing_is_named_with_where_it_is_explained(
+    capsys: pytest.CaptureFixture[str], given: list[str], missing: str
+) -> None:
+    line = refusal(capsys, *given)
+    assert missing in line
+    assert line.endswith("--help")
+
+
 @pytest.mark.parametrize("seed", ["-1", "4294967296"])
 def test_a_seed_that_numpy_does_not_take_is_one_line(
     capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path, seed: str

@@ -1,9 +1,7 @@
 """``vpns compare``: two runs side by side."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich import box
 from rich.console import Console
@@ -11,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vpns_lightning.base.errors import UserError
+from vpns_lightning.commands.one_line import OneLineParser
 from vpns_lightning.report.comparison import (
     LayerOverlap,
     draw_curves,
@@ -24,18 +23,13 @@ from vpns_lightning.report.comparison import (
 from vpns_lightning.report.listing import Listed
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see vpns compare --help")
-
-
 def run(arguments: Sequence[str]) -> None:
     """Run ``vpns compare``.
 
     Raises:
         UserError: The command line is wrong, or a folder is no run.
     """
-    parser = _Parser(
+    parser = OneLineParser(
         prog="vpns compare",
         description=(
             "Two runs: settings that differ, what they came to, the difference paired over the "

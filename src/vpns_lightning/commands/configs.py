@@ -1,23 +1,17 @@
 """``vpns configs``: what configs come with the package, and copies of them to change."""
 
-import argparse
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from vpns_lightning.base.errors import UserError, nearest
 from vpns_lightning.base.shipped import SUFFIX, shipped_folder, shipped_names
+from vpns_lightning.commands.one_line import OneLineParser
 
 SCHEMA = "schema"
 # what ends the first sentence of a header; "Fig. 7" does not
 SENTENCES = re.compile(r"(?<!Fig)\. ")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see vpns configs --help")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -26,7 +20,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         UserError: No config has a name that was given, or a copy would replace a file.
     """
-    parser = _Parser(
+    parser = OneLineParser(
         prog="vpns configs",
         description=(
             "List the configs that come with vpns. Each is found by its name: "

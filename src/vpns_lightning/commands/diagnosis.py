@@ -65,7 +65,7 @@ def explained(message: str, parser: ArgumentParser, arguments: Sequence[str]) ->
                 f"{key}: {cls.__name__} needs {', '.join(sorted(needed))}: --{key}.{one} VALUE, "
                 f"or in a config {one} under init_args"
             )
-    return UserError(" ".join(message.split()))
+    return UserError(f"{' '.join(message.split())}; see --help")
 
 
 def _problem(key: str, value: object, known: set[str], chosen: dict[str, type]) -> str | None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from vpns_lightning.base.errors import UserError
 from vpns_lightning.commands.keys import as_record, fit_parser
+from vpns_lightning.commands.one_line import OneLineParser
 from vpns_lightning.commands.parsing import import_plugins, parse, taken
 from vpns_lightning.grid.cells import Cell, Resolve, expand
 from vpns_lightning.grid.engines.base import Engine
@@ -31,14 +32,9 @@ FIT = (sys.executable, "-m", "vpns_lightning.cli", "fit")
 FAILED = 1  # exit status where a cell failed
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see vpns grid --help")
-
-
 def grid_parser() -> argparse.ArgumentParser:
     """Return the parser of ``vpns grid``."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="vpns grid",
         description=(
             "Run every cell of a grid file that has no result yet: methods x data x sparsities x "

@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from vpns_lightning.base.errors import UserError
+from vpns_lightning.commands.one_line import OneLineParser
 from vpns_lightning.report.listing import STATES, Listed, Row, list_runs, matching, rows, unbegun
 from vpns_lightning.report.tables import spread
 
@@ -32,11 +32,6 @@ KEYS: dict[str, Callable[[Row], Any]] = {
     "state": lambda row: STATES.index(row.runs[0].state),
     "age": lambda row: row.age,
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see vpns ls --help")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -77,7 +72,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="vpns ls",
         description=(
             "The runs below some folders: a row for those of one method, data set, sparsity and "

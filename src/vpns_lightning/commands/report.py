@@ -7,17 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from vpns_lightning.base.errors import UserError, nearest
+from vpns_lightning.commands.one_line import OneLineParser
 from vpns_lightning.report.definitions import DEFINITIONS
 from vpns_lightning.report.further import FURTHER
 from vpns_lightning.report.make import make_report
 from vpns_lightning.report.panels import Report
 from vpns_lightning.report.styles import FORMATS, LOOKS, PRINT_DPI, WIDTHS, Look
 from vpns_lightning.report.wandb_run import send
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]  # raises, so it never returns
-        raise UserError(message)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -29,7 +25,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     ids = "\n".join(f"  {d.id:<7} {d.title}" for d in DEFINITIONS)
     names = "\n".join(f"  {figure.name:<13} {figure.title}" for figure in FURTHER)
-    parser = _Parser(
+    parser = OneLineParser(
         prog="vpns report",
         description="Figures, tables and one page from the result.json files below some folders.",
         epilog=f"ids of the paper:\n{ids}\n\nfurther figures:\n{names}",

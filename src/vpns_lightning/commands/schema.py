@@ -5,22 +5,21 @@ of every class of torch and Lightning, and wants whole class paths and whole con
 may be named as configs name it, and a file may be an overlay.
 """
 
-import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from torch.optim.lr_scheduler import LRScheduler
 
-from vpns_lightning.base.errors import UserError
 from vpns_lightning.base.files import write_text
 from vpns_lightning.commands.keys import HEADINGS, SHARES, add_seed
 from vpns_lightning.commands.named_classes import CLASSES, offered, options_of
+from vpns_lightning.commands.one_line import OneLineParser
 from vpns_lightning.grid.file import KEYS, METHOD_KEYS
 from vpns_lightning.network import PromptedClassifier
 from vpns_lightning.stages import STAGES, SubnetworkTuning
@@ -37,18 +36,13 @@ PLAIN = (int, float, str, bool, type(None), dict, list, Path, Ellipsis)
 Schema = dict[str, Any]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see vpns schema --help")
-
-
 def run(arguments: Sequence[str]) -> None:
     """Run ``vpns schema``.
 
     Raises:
         UserError: The command line is wrong, or the file cannot be written.
     """
-    parser = _Parser(
+    parser = OneLineParser(
         prog="vpns schema",
         description=(
             "Print the JSON schema of a config. Editors complete and check by it where the first "
