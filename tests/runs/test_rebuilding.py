@@ -102,7 +102,10 @@ def test_a_config_cannot_have_functions_called(tmp_path: Path) -> None:
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({"network": {"backbone": backbone}}))
         with pytest.raises(vpns.UserError, match=r"only name classes|not of code that you named"):
             lightning_cli.run(
-                ["fit", f"--config={ROOT}/configs/quickstart.yaml", f"--config={tmp_path}/c.yaml"]
+                [
+                    *("fit", f"--config={ROOT}/configs/quickstart.yaml"),
+                    *(f"--config={tmp_path}/c.yaml", f"--trainer.default_root_dir={tmp_path}/run"),
+                ]
             )
     assert not flag.exists()
 
