@@ -74,9 +74,9 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
 def calling(folder: Path, callback: str, **arguments: object) -> tuple[str, ...]:
     (folder / "flags").mkdir(exist_ok=True)
     arguments = {"stage": "tune", "flags": str(folder / "flags"), **arguments}
-    callbacks = [{"class_path": callback, "init_args": arguments}]
+    callbacks = [{"class_path": f"cell_plugin.{callback}", "init_args": arguments}]
     return (
-        *("--plugins", str(HERE / f"{callback.split('.')[0]}.py")),
+        *("--plugins", str(HERE / "cell_plugin.py")),
         *("--set", f"trainer.callbacks={json.dumps(callbacks)}"),
     )
 
@@ -88,7 +88,7 @@ def test_twelve_cells_of_which_two_are_killed_are_finished(tmp_path: Path, engin
     grid = write_grid(tmp_path)
     options = ("--engine", engine, "--slots", "2")
     killed = ("digits_random_s0.50_seed7", "digits_omp_s0.90_seed9")
-    killing = calling(tmp_path, "kill_cells.KillCells", cells=killed)
+    killing = calling(tmp_path, "KillCells", cells=killed)
     done = run(grid, *options, *killing)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "flags").iterdir())) == 2
@@ -181,7 +181,7 @@ def test_two_machines_of_which_one_is_lost(tmp_path: Path) -> None:
             cluster.add_node(num_cpus=1)
         grid = write_grid(tmp_path, methods={"OMP": [{"find.pruner": "OMP"}]})
         options = ("--engine", "ray", "--address", cluster.address)
-        holding = calling(tmp_path, "hold_cells.HoldCells")
+        holding = calling(tmp_path, "HoldCells")
         running = subprocess.Popen(
             command(grid, *options, *holding), stdout=subprocess.PIPE, text=True
         )

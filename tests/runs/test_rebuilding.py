@@ -97,16 +97,12 @@ def test_a_run_of_a_plug_in_says_what_it_needs(tmp_path: Path) -> None:
 
 def test_a_config_cannot_have_functions_called(tmp_path: Path) -> None:
     flag = tmp_path / "made"
+    configs = [f"--config={ROOT}/configs/quickstart.yaml", f"--config={tmp_path}/c.yaml"]
     for name in ("os.mkdir", "posixpath.join", "torch.hub.load", "torch.load"):
         backbone = {"class_path": name, "init_args": {"path": str(flag)}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({"network": {"backbone": backbone}}))
         with pytest.raises(vpns.UserError, match=r"only name classes|not of code that you named"):
-            lightning_cli.run(
-                [
-                    *("fit", f"--config={ROOT}/configs/quickstart.yaml"),
-                    *(f"--config={tmp_path}/c.yaml", f"--trainer.default_root_dir={tmp_path}/run"),
-                ]
-            )
+            lightning_cli.run(["fit", *configs, f"--trainer.default_root_dir={tmp_path}/run"])
     assert not flag.exists()
 
 
