@@ -338,6 +338,7 @@ RUNS: dict[str, tuple[dict[str, object], Expected]] = {
     "study/input_size": ({**TOY_PAD, "data.init_args.input_size": 24}, Expected()),
     # one step on each of two views
     "study/released_code": (TOY_PAD, Expected(steps=4)),
+    "study/two_views": (TOY_PAD, Expected(steps=4)),
 }
 
 
